@@ -1,0 +1,85 @@
+"""Checks that no single key can make: combinations of arms, labels, models and data that cannot work."""
+
+from collections.abc import Iterator
+
+from s2d_core.config.schema import ArmConfig, Config, TrainedStage
+from s2d_core.errors import ConfigError
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError naming every impossible combination in ``config``."""
+    problems = [*_models(config), *_budget(config)]
+    for name, arm in config.arms.items():
+        problems += _arm(config, name, arm)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def label_count(config: Config, slices: set[str]) -> int:
+    """Distinct labels in the union of label slices."""
+    splits = config.data.splits
+    sizes = {"labelled": splits.labelled, "held_out": splits.held_out}
+    return sum(sizes.values()) if "all" in slices else sum(sizes[name] for name in slices)
+
+
+def label_budget(config: Config) -> int:
+    """Labels that an arm may look at."""
+    return config.label_budget or label_count(config, {"all"})
+
+
+def _models(config: Config) -> Iterator[str]:
+    for role in ("teacher", "student"):
+        if getattr(config.models, role).scratch is None:
+            continue
+        if getattr(config.stages, f"pretrain_{role}") is None:
+            yield f"stages.pretrain_{role}: missing; models.{role} is trained from scratch and needs this stage"
+        if config.data.arithmetic is None:
+            yield (
+                f"models.{role}.scratch: only the small world (data.arithmetic) has a corpus to pretrain on; "
+                f"give models.{role}.path instead"
+            )
+
+    files = config.data.files
+    if files is not None and files.chat and config.models.student.path is None:
+        yield "data.files.chat = True: the chat template comes with models.student.path; give it or set chat=false"
+
+
+def _budget(config: Config) -> Iterator[str]:
+    pool = label_count(config, {"all"})
+    if config.label_budget is not None and config.label_budget > pool:
+        yield (
+            f"label_budget = {config.label_budget}: over the {pool} labels there are "
+            "(data.splits.labelled + data.splits.held_out)"
+        )
+
+
+def _arm(config: Config, name: str, arm: ArmConfig) -> Iterator[str]:
+    from s2d_core.config.compose import validate
+    from s2d_core.recipe import STAGES, stage_settings
+
+    spent: set[str] = set()
+    teacher_ready = arm.teacher == "raw"
+    for index, entry in enumerate(arm.stages):
+        where = f"arms.{name}.stages.{index}"
+        row = STAGES[entry.stage]
+        if entry.problems == "held_out" and config.data.splits.held_out == 0:
+            yield f"{where}.problems = 'held_out': data.splits.held_out is 0; allowed: labelled, all"
+        if row.spends_labels:
+            spent.add(entry.problems)
+        if row.signal == "teacher" and not teacher_ready:
+            yield (
+                f"{where}.stage = {entry.stage!r}: a dense stage without a teacher; put teacher_rl before it, "
+                f"or set arms.{name}.teacher=raw to distil the untrained one"
+            )
+        teacher_ready = teacher_ready or entry.stage == "teacher_rl"
+        try:
+            stage: TrainedStage = validate(row.config_class, stage_settings(config, entry), f"{where}.set")
+        except ConfigError as error:
+            yield str(error)
+            continue
+        pool = label_count(config, {entry.problems})
+        wanted = getattr(stage, "prompts_per_step", 0)
+        if wanted > pool:
+            yield f"stages.{entry.stage}.prompts_per_step = {wanted}: over the {pool} problems of {entry.problems!r}"
+    if (cost := label_count(config, spent)) > label_budget(config):
+        yield f"arms.{name}: looks at {cost} labels, over label_budget = {label_budget(config)}"

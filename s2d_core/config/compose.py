@@ -1,0 +1,121 @@
+"""Recipe files + ``key=value`` overrides → one validated ``Config``, or one error naming every wrong key."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from s2d_core.config.checks import check
+from s2d_core.config.schema import Config
+from s2d_core.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the project."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
+    """Compose and validate.
+
+    recipe: name of a shipped recipe or path of a YAML file; its ``extends`` key names the recipe it builds on.
+    overrides: ``dotted.key=value`` strings, values in YAML.
+    Raises ConfigError naming each wrong key, its value and what is allowed.
+    """
+    try:
+        merged = OmegaConf.merge(_recipe(recipe, seen=()), _dotlist(overrides))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"recipe {recipe!r}: {error}") from error
+    config = validate(Config, values)
+    check(config)
+    return config
+
+
+def validate(model: type[M], values: Any, prefix: str = "") -> M:
+    """``values`` as ``model``; raises ConfigError with one line for each wrong key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, detail, prefix) for detail in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _recipe(name: str, seen: tuple[str, ...]) -> DictConfig:
+    if name in seen:
+        raise ConfigError(f"recipes extend each other in a circle: {' → '.join((*seen, name))}")
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"recipe = {name!r}: no such recipe; allowed: {', '.join(recipe_names())}, or the path of a YAML file"
+        )
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:  # PyYAML's and OmegaConf's errors have no common base
+        raise ConfigError(f"recipe {path}: not valid YAML: {error}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"recipe {path}: must be a mapping of configuration keys")
+    parent = loaded.pop("extends", None)
+    return loaded if parent is None else OmegaConf.merge(_recipe(parent, (*seen, name)), loaded)  # type: ignore[return-value]
+
+
+def _dotlist(overrides: Iterable[str]) -> DictConfig:
+    overrides = list(overrides)
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"override {override!r}: must read key=value, for example stages.opd.steps=100")
+    return OmegaConf.from_dotlist(overrides)
+
+
+def _explain(model: type[BaseModel], detail: Any, prefix: str) -> str:
+    location = [part for part in detail["loc"] if part != "function-after"]
+    key = ".".join(str(part) for part in ([prefix, *location] if prefix else location)) or "configuration"
+    if detail["type"] == "extra_forbidden":
+        allowed = _allowed_keys(model, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"{key} = {detail['input']!r}: unknown key.{hint} Allowed: {', '.join(allowed)}"
+    if detail["type"] == "missing":
+        return f"{key}: missing; this key is required"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    shown = repr(detail["input"])
+    return f"{key} = {shown if len(shown) <= 80 else shown[:77] + '...'}: {message}"
+
+
+def _allowed_keys(model: type[BaseModel], path: list[Any]) -> list[str]:
+    """Field names of the sub-model at ``path``; dictionaries and tuples are looked through."""
+    current: Any = model
+    for part in path:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            if part not in current.model_fields:
+                return []
+            current = current.model_fields[part].annotation
+        else:  # an index or a dictionary key: step into the element type
+            current = _model_within(current)
+            continue
+        if _model_within(current) is not None and not _is_container(current):
+            current = _model_within(current)
+    found = _model_within(current)
+    return sorted(found.model_fields) if found else []
+
+
+def _is_container(annotation: Any) -> bool:
+    return getattr(annotation, "__origin__", None) in (dict, list, tuple)
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        if (found := _model_within(argument)) is not None:
+            return found
+    return None

@@ -1,0 +1,93 @@
+"""The Ray cluster this process attaches to: started here (one machine, loopback only) or already running."""
+
+import os
+import threading
+
+from s2d_core.config.schema import Config
+from s2d_core.errors import ResourceError
+
+OBJECT_STORE_BYTES = 256 << 20
+CONNECT_SECONDS = 30.0
+
+
+def connect(config: Config) -> None:
+    """Attach, once, from the main thread and before any stage is launched.
+
+    Raises ResourceError when the cluster does not answer or can never hold one of the stages.
+    """
+    if config.launch.mode != "ray":
+        return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if not ray.is_initialized():
+        if config.launch.address == "local":
+            _start_local(config)
+        else:
+            _attach(config.launch.address)
+    _check_resources(config, ray.cluster_resources())
+
+
+def disconnect() -> None:
+    """Leave the cluster; a local one ends."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def stage_resources(config: Config) -> dict[str, float]:
+    """What one stage takes: its training workers and their rollout workers."""
+    training, rollouts = config.training, config.rollouts
+    cpus = training.workers * (training.cpus_per_worker + rollouts.workers)
+    return {"CPU": cpus, "GPU": training.workers * training.gpus_per_worker}
+
+
+def _start_local(config: Config) -> None:
+    import ray
+
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback, one user, gone with this process
+    needed = config.launch.parallel_stages * stage_resources(config)["CPU"]
+    cpus = config.launch.cpus or max(os.cpu_count() or 1, round(needed))
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _node_ip_address="127.0.0.1",
+        logging_level="ERROR",
+        log_to_driver=False,  # stages write their own log, which the caller follows
+    )
+
+
+def _attach(address: str) -> None:
+    """``ray.init`` against a cluster that is gone blocks for minutes, so it gets a time limit of its own."""
+    import ray
+
+    errors: list[BaseException] = []
+
+    def attach() -> None:
+        try:
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=attach, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    if thread.is_alive() or errors:
+        reason = str(errors[0]).splitlines()[0] if errors else f"no answer within {CONNECT_SECONDS:.0f} s"
+        raise ResourceError(
+            f"launch.address = {address!r}: no Ray cluster answers there ({reason}); start one with "
+            "`ray start --head`, give its address, or use launch.address=local"
+        )
+
+
+def _check_resources(config: Config, available: dict[str, float]) -> None:
+    for name, needed in stage_resources(config).items():
+        if needed > available.get(name, 0.0):
+            raise ResourceError(
+                f"a stage needs {needed:g} {name} and the Ray cluster has {available.get(name, 0.0):g}; lower "
+                "training.workers, training.cpus_per_worker, training.gpus_per_worker or rollouts.workers, or add nodes"
+            )

@@ -1,0 +1,67 @@
+"""A stage as a Ray job: it outlives the process that submitted it and is found again by its submission id."""
+
+import sys
+import time
+
+from s2d_core.config.schema import LaunchConfig
+from s2d_core.errors import ResourceError, StageError
+from s2d_core.spec import StageResult, StageSpec
+from s2d_core.store import Store
+
+POLL_S = 0.5
+LOG_TAIL = 20
+
+
+class RayJob:
+    """``python -m s2d_core.run_stage spec.json`` on the cluster at ``config.address`` (``http://host:port``).
+
+    The submission id is the stage's id and the number of the try, so a second launcher of the same spec attaches to
+    the job that is running instead of submitting another. The store must be visible to the cluster's nodes.
+    """
+
+    def __init__(self, spec: StageSpec, config: LaunchConfig) -> None:
+        from ray.job_submission import JobSubmissionClient
+
+        self.spec, self.store = spec, Store(spec.execution["store"])
+        try:
+            self.client = JobSubmissionClient(config.address)
+            self.submission_id = self._attach_or_submit()
+        except Exception as error:  # requests', urllib3's and Ray's errors have no common base
+            raise ResourceError(
+                f"launch.address = {config.address!r}: no Ray job server answers there "
+                f"({str(error).splitlines()[0]}); give the head's dashboard address, for example "
+                "http://127.0.0.1:8265, and RAY_AUTH_TOKEN where the cluster wants one"
+            ) from error
+
+    def wait(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not self.client.get_job_status(self.submission_id).is_terminal():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(min(POLL_S, seconds))
+        return True
+
+    def result(self) -> StageResult:
+        result = self.store.result(self.spec)
+        if result is not None:
+            return result
+        lines = self.client.get_job_logs(self.submission_id).strip().splitlines()
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        reason = errors[-1] if errors else "\n".join(lines[-LOG_TAIL:])
+        status = self.client.get_job_status(self.submission_id)
+        raise StageError(f"Ray job {self.submission_id} {status}: {reason}")
+
+    def cancel(self) -> None:
+        self.client.stop_job(self.submission_id)
+
+    def _attach_or_submit(self) -> str:
+        tries = [job for job in self.client.list_jobs() if (job.submission_id or "").startswith(self.spec.id)]
+        running = [job.submission_id for job in tries if not job.status.is_terminal() and job.submission_id]
+        if running:
+            return running[0]
+        directory = self.store.begin(self.spec)
+        return self.client.submit_job(
+            submission_id=f"{self.spec.id}-{len(tries) + 1}",
+            entrypoint=f"{sys.executable} -m s2d_core.run_stage {directory / 'spec.json'}",
+            metadata={"s2d_stage": self.spec.name, "s2d_fingerprint": self.spec.fingerprint},
+        )

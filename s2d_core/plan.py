@@ -1,0 +1,164 @@
+"""``plan(config, arms, seeds)``: arms × seeds → the union DAG of stage specs. Pure: no file, no clock, no process.
+
+Two arms (or two experiments) that need the same stage get the same fingerprint, so it is trained once. Dry run,
+lineage, cost estimate, exactly-once fan-out and resume are all read off the plan.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from s2d_core.config.checks import label_count
+from s2d_core.config.compose import validate
+from s2d_core.config.schema import Config
+from s2d_core.errors import ConfigError
+from s2d_core.recipe import STAGES, Role, stage_settings
+from s2d_core.spec import Kind, StageSpec
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One arm under one seed: fingerprints of what it needs, in order.
+
+    stages: the data, the base models and the trained stages. evaluations: what is measured. Keys: ``final`` (the
+    deployed student) and, for arms with a bridge, ``cold`` and ``warm`` (the student before its first and its
+    second dense stage), ``teacher`` and ``raw_teacher``. model: the stage whose model is deployed.
+    """
+
+    stages: tuple[str, ...]
+    evaluations: dict[str, str]
+    model: str
+
+
+@dataclass
+class Plan:
+    """specs: fingerprint → spec, parents before children. arms: arm → seed → its part of the DAG."""
+
+    specs: dict[str, StageSpec] = field(default_factory=dict)
+    arms: dict[str, dict[int, ArmPlan]] = field(default_factory=dict)
+
+
+def plan(
+    config: Config, arms: Sequence[str] | None, seeds: Sequence[int], sources: Mapping[str, str] | None = None
+) -> Plan:
+    """The union DAG of ``arms`` (None: all of the recipe's) under ``seeds``.
+
+    sources: content hashes of external inputs (``data``, ``teacher``, ``student``), found by the preflight.
+    Raises ConfigError for unknown arms and for repeated or missing seeds.
+    """
+    arms = list(config.arms if arms is None else arms)
+    if unknown := [arm for arm in arms if arm not in config.arms]:
+        raise ConfigError(f"arms = {unknown}: unknown; allowed: {', '.join(config.arms)}")
+    if not arms or len(set(arms)) < len(arms):
+        raise ConfigError(f"arms = {arms}: give at least one, each once")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds = {list(seeds)}: give at least one, each once")
+    result = Plan()
+    for seed in seeds:
+        planner = _Planner(config, seed, sources or {}, result.specs)
+        for arm in arms:
+            result.arms.setdefault(arm, {})[seed] = planner.arm(arm)
+    return result
+
+
+class _Planner:
+    """Plans arms under one seed into a shared dictionary of specs."""
+
+    def __init__(self, config: Config, seed: int, sources: Mapping[str, str], specs: dict[str, StageSpec]) -> None:
+        self.config, self.seed, self.sources, self.specs = config, seed, sources, specs
+
+    def arm(self, name: str) -> ArmPlan:
+        arm = self.config.arms[name]
+        data = self._data()
+        models: dict[str, str] = {}
+        stages = [data]
+        evaluations: dict[str, str] = {}
+        bridge_starts: list[str] = []  # student before each dense stage
+
+        def model(role: Role) -> str:
+            if role not in models:
+                models[role] = self._base(role)
+                stages.append(models[role])
+            return models[role]
+
+        raw_teacher: str | None = None
+        for entry in arm.stages:
+            row = STAGES[entry.stage]
+            inputs = {"data": data, "policy": model(row.trains)}
+            if row.signal == "teacher":
+                inputs["teacher"] = model("teacher")
+                bridge_starts.append(inputs["policy"])
+            elif row.trains == "teacher":
+                raw_teacher = raw_teacher or inputs["policy"]
+            settings = validate(row.config_class, stage_settings(self.config, entry)).model_dump(mode="json")
+            settings["problems"] = entry.problems
+            models[row.trains] = self._add("train", entry.stage, settings | self._numerics(), inputs)
+            stages.append(models[row.trains])
+
+        student = model("student")
+        teacher = models.get("teacher") if bridge_starts else None
+        if teacher:
+            evaluations["cold"] = self._evaluate(data, bridge_starts[0], teacher)
+            if len(bridge_starts) > 1:
+                evaluations["warm"] = self._evaluate(data, bridge_starts[1], teacher)
+            evaluations["teacher"] = self._evaluate(data, teacher)
+            if raw_teacher:
+                evaluations["raw_teacher"] = self._evaluate(data, raw_teacher)
+        evaluations["final"] = self._evaluate(data, student, teacher)
+        return ArmPlan(tuple(stages), evaluations, student)
+
+    def _data(self) -> str:
+        settings = self.config.data.model_dump(mode="json", exclude_none=True)
+        if self.config.data.files is not None and self.config.data.files.chat:
+            # The chat template is part of the prompt's text.
+            settings |= {"chat_tokenizer": self.config.models.student.path}
+        return self._add("data", "data", settings | self._source("data"), {})
+
+    def _base(self, role: Role) -> str:
+        source = getattr(self.config.models, role)
+        name = f"pretrain_{role}"
+        if source.scratch is None:
+            settings = {"model": source.model_dump(mode="json", exclude_none=True)} | self._source(role)
+            return self._add("base", f"base_{role}", settings, {}, seed=0)
+        settings = getattr(self.config.stages, name).model_dump(mode="json")
+        settings["scratch"] = source.scratch.model_dump(mode="json")
+        assert self.config.data.arithmetic is not None
+        settings["arithmetic"] = self.config.data.arithmetic.model_dump(mode="json")
+        settings["dtype"] = self.config.training.dtype
+        return self._add("train", name, settings, {}, seed=self.seed % self.config.models.pairs)
+
+    def _evaluate(self, data: str, policy: str, teacher: str | None = None) -> str:
+        inputs = {"data": data, "policy": policy} | ({"teacher": teacher} if teacher else {})
+        settings = self.config.evaluation.model_dump(mode="json")
+        # Which seed trained the model is in the inputs; the same test samples are drawn for every model.
+        return self._add("evaluate", "evaluate", settings | self._numerics(), inputs, seed=0)
+
+    def _numerics(self) -> dict[str, Any]:
+        """The parts of how a stage is executed that can change its numbers."""
+        return {"engine": self.config.rollouts.engine, "dtype": self.config.training.dtype}
+
+    def _source(self, name: str) -> dict[str, Any]:
+        return {"source": self.sources[name]} if name in self.sources else {}
+
+    def _add(
+        self, kind: Kind, name: str, settings: dict[str, Any], inputs: dict[str, str], seed: int | None = None
+    ) -> str:
+        spec = StageSpec(
+            kind=kind,
+            name=name,
+            settings=settings,
+            inputs=inputs,
+            seed=self.seed if seed is None else seed,
+            execution=self._execution(),
+        )
+        return self.specs.setdefault(spec.fingerprint, spec).fingerprint
+
+    def _execution(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "store": config.store,
+            "training": config.training.model_dump(mode="json"),
+            "rollouts": config.rollouts.model_dump(mode="json"),
+            "verifier": config.verifier.model_dump(mode="json"),
+            "label_budget": config.label_budget or label_count(config, {"all"}),
+        }

@@ -1,0 +1,184 @@
+"""The sparse reward: 1 when the last ``\\boxed{}`` of a completion equals the gold answer, else 0.
+
+math-verify can run for ever, exhaust memory or crash on what a model writes, and its own time limits need the
+main thread of a process. So it runs in worker processes that are killed at the limit and replaced, and none of
+it happens in this process: a Verifier may be used from any thread and inside a Ray worker.
+"""
+
+import multiprocessing
+import re
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from s2d_core.data.problems import Problem
+from s2d_core.errors import ResourceError
+from s2d_core.rewards.boxes import last_box
+from s2d_core.rewards.grading import grade, initialise
+
+Status = Literal["correct", "wrong", "malformed", "timeout"]
+Pair = tuple[str, str]  # what stands in the box, gold answer
+
+MAX_CHARACTERS = 1000  # longer answers are never parsed: equal as strings, or wrong
+MEMO_SIZE = 16_384
+ATTEMPTS = 3
+# A pool in which nothing ends for this long past the time limit has lost its workers' queue.
+STALL_GRACE_S = 60.0
+POLL_S = 1.0
+TASKS_PER_WORKER = 20_000  # the parser's caches grow with every new text
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``malformed``: no closed, non-empty box. ``timeout``: over the time or memory limit, or its worker died twice."""
+
+    reward: float
+    status: Status
+
+
+class Verifier:
+    """Scores batches of completions on ``workers`` processes.
+
+    timeout_s: wall seconds for one answer. memory_mb: MiB one answer may take.
+    No process is started before the first answer that plain comparison cannot decide.
+    """
+
+    def __init__(self, workers: int = 1, timeout_s: float = 5.0, memory_mb: int = 2048) -> None:
+        self._workers, self._timeout_s, self._memory_mb = workers, timeout_s, memory_mb
+        self._pool: Any = None
+        self._memo: dict[Pair, Status] = {}
+        self._lock = threading.Lock()  # one batch at a time
+
+    def score(self, items: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """One verdict for each (completion text, gold answer), in order. No completion makes it raise.
+
+        Raises ResourceError when worker processes cannot be started at all.
+        """
+        pairs = [(last_box(text), gold.strip()) for text, gold in items]
+        with self._lock:
+            statuses = self._decide({(box, gold) for box, gold in pairs if box is not None})
+        found = [statuses[box, gold] if box is not None else "malformed" for box, gold in pairs]
+        return [Verdict(float(status == "correct"), status) for status in found]
+
+    def check_answers(self, problems: Sequence[Problem]) -> list[str]:
+        """Ids of the problems whose gold answer math-verify does not recognise even against itself.
+
+        Such a problem rewards only the gold's exact spelling. About 1 ms for each distinct non-integer answer.
+        """
+        golds = {problem.id: problem.answer.strip() for problem in problems if problem.answer is not None}
+        pairs = {(gold, gold) for gold in golds.values() if not _INTEGER.fullmatch(gold)}
+        with self._lock:
+            statuses = self._ask({pair for pair in pairs if len(pair[0]) <= MAX_CHARACTERS})
+        bad = {gold for gold, _ in pairs if statuses.get((gold, gold)) != "correct"}
+        return [problem_id for problem_id, gold in golds.items() if gold in bad]
+
+    def close(self) -> None:
+        """End the worker processes. The verifier may be used again; it then starts new ones."""
+        with self._lock:
+            self._stop_pool()
+
+    def __enter__(self) -> "Verifier":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _decide(self, pairs: set[Pair]) -> dict[Pair, Status]:
+        decided: dict[Pair, Status] = {}
+        for pair in pairs:
+            status = _compare(*pair) or self._memo.get(pair)
+            if status is not None:
+                decided[pair] = status
+        asked = self._ask(pairs - decided.keys())
+        self._memo.update(asked)
+        while len(self._memo) > MEMO_SIZE:
+            del self._memo[next(iter(self._memo))]  # the oldest
+        return decided | asked
+
+    def _ask(self, pairs: set[Pair]) -> dict[Pair, Status]:
+        """Verdicts of the worker processes. A pair that was being read when its worker died is read once more."""
+        statuses: dict[Pair, Status] = {}
+        deaths: set[Pair] = set()
+        waiting = sorted(pairs)
+        breaks = 0
+        while waiting:
+            try:
+                pool = self._started_pool()
+                futures = [pool.schedule(grade, args=pair, timeout=self._timeout_s) for pair in waiting]
+                for pair, future in zip(waiting, futures, strict=True):
+                    status = self._status(pool, future)
+                    if status is None and pair in deaths:
+                        status = "timeout"
+                    if status is None:
+                        deaths.add(pair)
+                    else:
+                        statuses[pair] = status
+            except RuntimeError as error:  # the pool failed, not an answer
+                self._stop_pool()
+                breaks += 1
+                if breaks == ATTEMPTS:
+                    raise ResourceError(
+                        f"verifier: its {self._workers} worker process(es) broke {ATTEMPTS} times in a row ({error}); "
+                        f"check the machine's free memory and process limits, or lower verifier.workers"
+                    ) from error
+            else:
+                breaks = 0
+            waiting = [pair for pair in waiting if pair not in statuses]
+        return statuses
+
+    def _status(self, pool: Any, future: Any) -> Status | None:
+        """Waits for one answer. None: its worker died. Raises RuntimeError when no answer can come any more."""
+        from pebble import ProcessExpired
+
+        deadline = time.monotonic() + self._timeout_s + STALL_GRACE_S
+        while True:
+            try:
+                return future.result(timeout=POLL_S)
+            except TimeoutError:
+                if future.done():
+                    return "timeout"
+                if not pool.active or time.monotonic() > deadline:
+                    raise RuntimeError("no worker answers") from None
+            except ProcessExpired:
+                return None
+            except (BrokenProcessPool, CancelledError) as error:
+                raise RuntimeError(f"{type(error).__name__} {error}") from error
+
+    def _started_pool(self) -> Any:
+        from pebble import ProcessPool
+
+        if self._pool is not None and not self._pool.active:
+            self._stop_pool()
+        if self._pool is None:
+            # Forked from a clean server process: safe with threads here, and a replacement starts in no time.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["math_verify"])
+            self._pool = ProcessPool(
+                max_workers=self._workers,
+                max_tasks=TASKS_PER_WORKER,
+                initializer=initialise,
+                initargs=(self._timeout_s, self._memory_mb),
+                context=context,
+            )
+        return self._pool
+
+    def _stop_pool(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.stop()
+            pool.join()
+
+
+def _compare(box: str, gold: str) -> Status | None:
+    """What plain comparison can decide: equal text, two integers, and text too long to be read."""
+    if box == gold:
+        return "correct"
+    if _INTEGER.fullmatch(box) and _INTEGER.fullmatch(gold):
+        return "correct" if int(box) == int(gold) else "wrong"
+    return "wrong" if max(len(box), len(gold)) > MAX_CHARACTERS else None

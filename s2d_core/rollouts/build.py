@@ -1,0 +1,49 @@
+"""From configuration to an engine: inside this process, or a fleet of Ray actors."""
+
+from functools import partial
+from pathlib import Path
+
+from s2d_core.config.schema import RolloutsConfig
+from s2d_core.rollouts.types import Engine
+
+
+def make_engine(path: Path, config: RolloutsConfig, *, eos_token_id: int, dtype: str, max_length: int) -> Engine:
+    """An engine for the model in ``path``; with ``config.workers`` > 0, a fleet of that many."""
+    factory = partial(
+        _local_engine,
+        str(path),
+        config.engine,
+        eos_token_id=eos_token_id,
+        dtype=dtype,
+        max_length=max_length,
+        batch_size=config.batch_size,
+    )
+    if config.workers == 0:
+        return factory()
+    from s2d_core.rollouts.fleet import Fleet
+
+    return Fleet(
+        factory,
+        config.workers,
+        timeout_s=config.timeout_s,
+        sync_timeout_s=config.sync_timeout_s,
+        max_restarts=config.max_restarts,
+    )
+
+
+def _local_engine(path: str, kind: str, *, eos_token_id: int, dtype: str, max_length: int, batch_size: int) -> Engine:
+    if kind == "vllm":
+        from s2d_core.rollouts.vllm_engine import VLLMEngine
+
+        return VLLMEngine(path, eos_token_id, max_length=max_length, dtype=dtype, batch_size=batch_size)
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from s2d_core.rollouts.torch_engine import TorchEngine
+
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+    )
+    if torch.cuda.is_available():
+        model = model.to(torch.cuda.current_device())
+    return TorchEngine(model, eos_token_id, batch_size)

@@ -1,0 +1,146 @@
+"""Stage kind ``evaluate``: accuracy of one model on the test split, and its distance to a teacher if it has one.
+
+Sampled and greedy completions of every test problem; each is kept in ``samples.jsonl`` with its verdict. The seeds
+of the samples depend on the problem only, so two models are compared under common random numbers.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from s2d_core.config.schema import EvaluationConfig
+from s2d_core.data.dataset import read_split
+from s2d_core.data.problems import Problem
+from s2d_core.evaluation.metrics import accuracy_metrics
+from s2d_core.losses import chunked_divergence
+from s2d_core.rewards.verifier import Verdict, Verifier
+from s2d_core.rollouts import make_engine
+from s2d_core.rollouts.types import Request, Rollout
+from s2d_core.spec import StageResult
+from s2d_core.stages.trained import encode, load_policy, load_tokenizer
+from s2d_core.training import parallel
+from s2d_core.training.context import Context, stable_seed
+from s2d_core.training.packing import pack, split_by_tokens
+from s2d_core.training.sources import example, sampling
+
+Row = dict[str, Any]  # one line of samples.jsonl
+
+
+def evaluate(context: Context) -> StageResult:
+    """avg@k, pass@k, greedy accuracy with standard errors over problems; mean KL(model ‖ teacher) a token."""
+    began = time.perf_counter()
+    settings = context.spec.settings
+    config = EvaluationConfig.model_validate({k: v for k, v in settings.items() if k not in ("engine", "dtype")})
+    directory, _ = context.parent("data")
+    problems = read_split(directory / "dataset", "test")
+    mine = problems[parallel.rank() :: parallel.world_size()]
+    groups = _sample(context, config, mine)
+    rows = [row for share in parallel.gather(_grade(context, mine, groups)) for row in share]
+    order = {problem.id: index for index, problem in enumerate(problems)}
+    rows.sort(key=lambda row: (order[row["problem_id"]], row["sample"]))
+    metrics = accuracy_metrics(*_correctness(rows, len(problems)), pass_k=config.pass_k or config.k)
+    if "teacher" in context.spec.inputs:
+        metrics |= _distance(context, [rollout for group in groups for rollout in group[1:]])
+    if parallel.rank() == 0:
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (context.directory / "samples.jsonl").write_text(lines)
+    seconds = time.perf_counter() - began
+    return StageResult(
+        fingerprint=context.spec.fingerprint,
+        name=context.spec.name,
+        kind="evaluate",
+        metrics=metrics,
+        tokens={"sampled": sum(row["tokens"] for row in rows)},
+        seconds=seconds,
+        device_seconds=seconds * parallel.world_size(),
+    )
+
+
+def _sample(context: Context, config: EvaluationConfig, problems: Sequence[Problem]) -> list[list[Rollout]]:
+    """For each problem its greedy completion, then ``k`` samples."""
+    tokenizer = load_tokenizer(context)
+    encoded = encode(tokenizer, problems)
+    engine = make_engine(
+        context.model_path("policy"),
+        context.rollouts.model_copy(update={"engine": context.spec.settings["engine"]}),
+        eos_token_id=tokenizer.eos_token_id,
+        dtype=context.spec.settings["dtype"],
+        max_length=max(map(len, encoded.values())) + config.sampling.max_tokens,
+    )
+    wanted = [Request(p.id, encoded[p.id], stable_seed(config.seed, p.id)) for p in problems]
+    drawn = sampling(config.sampling, config.k)
+    greedy = engine.generate(wanted, replace(drawn, temperature=0.0, n=1))
+    sampled = engine.generate(wanted, drawn)
+    engine.close()
+    return [first + rest for first, rest in zip(greedy, sampled, strict=True)]
+
+
+def _grade(context: Context, problems: Sequence[Problem], groups: list[list[Rollout]]) -> list[Row]:
+    """Sample −1 is the greedy completion."""
+    tokenizer = load_tokenizer(context)
+    texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for group in groups for r in group]
+    golds = [problem.answer or "" for problem, group in zip(problems, groups, strict=True) for _ in group]
+    settings = context.verifier
+    with Verifier(settings.workers, settings.timeout_s, settings.memory_mb) as verifier:
+        verdicts: list[Verdict] = verifier.score(list(zip(texts, golds, strict=True)))
+    rows, flat = [], iter(zip(texts, verdicts, strict=True))
+    for problem, group in zip(problems, groups, strict=True):
+        for index, rollout in enumerate(group):
+            text, verdict = next(flat)
+            rows.append(
+                {
+                    "problem_id": problem.id,
+                    "level": problem.level,
+                    "sample": index - 1,
+                    "correct": int(verdict.reward),
+                    "status": verdict.status,
+                    "tokens": len(rollout.completion_ids),
+                    "truncated": int(rollout.finish_reason == "length"),
+                    "prompt": problem.prompt,
+                    "answer": problem.answer,
+                    "completion": text,
+                }
+            )
+    return rows
+
+
+def _correctness(rows: list[Row], problems: int) -> tuple[np.ndarray, np.ndarray]:
+    """([problems, k] correctness of the samples, [problems] of the greedy completions)."""
+    correct = np.array([row["correct"] for row in rows], dtype=float).reshape(problems, -1)
+    return correct[:, 1:], correct[:, 0]
+
+
+@torch.no_grad()
+def _distance(context: Context, rollouts: list[Rollout]) -> dict[str, float]:
+    """Mean reverse KL a token, entropies and agreement, on the model's own samples (condition C2)."""
+    policy, teacher = (
+        load_policy(context, "policy", frozen=True),
+        load_policy(context, "teacher", frozen=True),
+    )
+    (total,) = parallel.all_sum([float(sum(len(r.completion_ids) for r in rollouts))], parallel.device())
+    examples = [example(rollout) for rollout in rollouts]
+    sums: dict[str, float] = {}
+    for group in split_by_tokens([len(each) for each in examples], context.training.token_budget):
+        part = [examples[index] for index in group]
+        micro = pack(part, [torch.full((len(e.completion_ids),), 1.0 / total) for e in part]).to(parallel.device())
+        teacher_hidden, teacher_head = teacher(micro, lambda hidden, head: (hidden, head))
+        hidden, head = policy(micro, lambda hidden, head: (hidden, head))
+        output = chunked_divergence(
+            hidden,
+            head,
+            teacher_hidden,
+            teacher_head,
+            micro.weights,
+            kind="reverse_kl",
+            chunk=context.training.logits_chunk,
+        )
+        for name, value in output.metrics.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    names = sorted(sums)
+    totals = parallel.all_sum([sums[name] for name in names], parallel.device())
+    return {{"kl": "kl_to_teacher"}.get(name, name): value for name, value in zip(names, totals, strict=True)}

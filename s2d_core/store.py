@@ -1,0 +1,103 @@
+"""Stage directories: the truth about what is finished. Prefect, Ray and MLflow only mirror them.
+
+    <root>/stages/<name>-<fingerprint>/   spec.json, metrics.jsonl, ledger.jsonl, checkpoints/, model/, manifest.json
+
+A stage is finished when its manifest is there, of this format, and every file it lists has its full size.
+The manifest is written last, by write-flush-rename, so a killed stage is never taken for a finished one.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from s2d_core.errors import CheckpointError
+from s2d_core.spec import StageResult, StageSpec
+
+FORMAT = 1
+
+
+class Store:
+    """Results by fingerprint, under one folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self.stages = self.root / "stages"
+
+    def dir(self, spec: StageSpec) -> Path:
+        """The stage's directory (not created)."""
+        return self.stages / spec.id
+
+    def find(self, fingerprint: str) -> Path:
+        """Directory of the stage with this fingerprint. Raises CheckpointError when there is none."""
+        found = next(self.stages.glob(f"*-{fingerprint}"), None)
+        if found is None:
+            raise CheckpointError(f"no stage {fingerprint} under {self.stages}: run the stage that makes it first")
+        return found
+
+    def result(self, spec: StageSpec) -> StageResult | None:
+        """The finished result, or None when the stage must run (again)."""
+        return self.read(self.dir(spec))
+
+    def parent(self, fingerprint: str) -> tuple[Path, StageResult]:
+        """Directory and result of a finished parent. Raises CheckpointError when it is missing or damaged."""
+        directory = self.find(fingerprint)
+        result = self.read(directory)
+        if result is None:
+            raise CheckpointError(f"stage {directory.name} is unfinished or damaged; delete {directory} and run again")
+        return directory, result
+
+    def read(self, directory: Path) -> StageResult | None:
+        """The result in ``directory`` if its manifest is there and its files are whole.
+
+        Raises CheckpointError for a manifest written by another version of the store.
+        """
+        try:
+            manifest = json.loads((directory / "manifest.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        if manifest.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{directory}: written by store format {manifest.get('format')!r}, this version reads {FORMAT}; "
+                "use another store folder (store=...) or the version that wrote it"
+            )
+        result = StageResult.model_validate(manifest["result"])
+        whole = all(_size(directory / name) == size for name, size in result.sizes.items())
+        return result if whole else None
+
+    def begin(self, spec: StageSpec) -> Path:
+        """Create the stage's directory and write its spec."""
+        directory = self.dir(spec)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "spec.json", spec.model_dump(mode="json"))
+        return directory
+
+    def commit(self, spec: StageSpec, result: StageResult) -> None:
+        """Publish ``result``; from here on the stage is finished."""
+        directory = self.dir(spec)
+        kept = ("model", "dataset", "samples.jsonl", "metrics.jsonl")
+        files = [path for name in kept for path in _files(directory / name)]
+        sizes = {str(path.relative_to(directory)): path.stat().st_size for path in sorted(files)}
+        result = result.model_copy(update={"sizes": sizes})
+        write_json(directory / "manifest.json", {"format": FORMAT, "result": result.model_dump(mode="json")})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` so that readers see the old file or the whole new one, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

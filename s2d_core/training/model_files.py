@@ -1,0 +1,93 @@
+"""Model folders on disk: find them, see that they are whole, and name their content. Loads no weights."""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+from s2d_core.config.schema import ModelConfig
+from s2d_core.errors import CheckpointError
+
+
+def locate_model(model: ModelConfig) -> Path:
+    """The local folder of ``model``: itself, or the Hub's snapshot (downloaded once, safetensors only).
+
+    Raises CheckpointError when it is missing, truncated, or holds no safetensors weights.
+    """
+    assert model.path is not None
+    path = Path(model.path).expanduser()
+    if not path.is_dir():
+        if model.path.startswith((".", "/", "~")):
+            raise CheckpointError(
+                f"models path = {model.path!r}: no such folder; give a Hugging Face model folder or Hub id"
+            )
+        path = _snapshot(model.path, model.revision)
+    check_model(path)
+    return path
+
+
+def check_model(path: Path) -> None:
+    """Raises CheckpointError unless ``path`` holds config.json and every weight shard at its full size."""
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: config.json is missing; give a Hugging Face model folder")
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        shards = ["model.safetensors"]
+    for shard in shards:
+        _check_shard(path / shard)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 over the folder's configuration, tokenizer and shard headers and sizes (not all of the weights).
+
+    Two fine-tunes of one model differ in header metadata or not at all, so the first and last MiB of data count too.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.suffix == ".json" or file.name in ("merges.txt", "vocab.txt", "tokenizer.model"):
+            digest.update(file.name.encode() + file.read_bytes())
+        elif file.suffix == ".safetensors":
+            size = file.stat().st_size
+            with file.open("rb") as data:
+                digest.update(f"{file.name}:{size}".encode() + data.read(1 << 20))
+                data.seek(max(0, size - (1 << 20)))
+                digest.update(data.read())
+    return digest.hexdigest()
+
+
+def _check_shard(file: Path) -> None:
+    """A safetensors file says in its header how long it must be."""
+    if not file.is_file():
+        raise CheckpointError(f"{file}: weights are missing; only safetensors are read (no pickled .bin files)")
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as data:
+            (header_size,) = struct.unpack("<Q", data.read(8))
+            header = json.loads(data.read(header_size))
+        expected = (
+            8
+            + header_size
+            + max(
+                (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"),
+                default=0,
+            )
+        )
+    except (struct.error, ValueError, KeyError, AttributeError, MemoryError, OverflowError) as error:
+        raise CheckpointError(f"{file}: not a safetensors file ({error}); copy it again") from error
+    if size != expected:
+        raise CheckpointError(f"{file}: truncated: {size} bytes of {expected}; copy it again")
+
+
+def _snapshot(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the Hub's, requests' and the cache's errors have no common base
+        raise CheckpointError(
+            f"models path = {repository!r}: neither a folder here nor to be had from the Hub ({error}); "
+            "check the name, the revision and the network, or give a local folder"
+        ) from error

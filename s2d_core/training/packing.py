@@ -1,0 +1,92 @@
+"""Sequences → packed micro-batches under a token budget. Knows tensors and token counts, no model and no loss.
+
+Nothing is padded: a micro-batch is one long row of tokens, and only the positions whose next token is part of a
+completion reach the loss, so there is no mask either.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training sequence: read ``prompt_ids``, learn on ``completion_ids``.
+
+    ``logprobs`` are the sampler's (empty for given text), ``advantage`` the sequence's (0 for dense losses).
+    """
+
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    logprobs: Sequence[float] = ()
+    advantage: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass
+class MicroBatch:
+    """Packed sequences.
+
+    input_ids, position_ids: [tokens]; lengths: [sequences], tokens of each sequence; predict_at: [predictions],
+    index of the token whose hidden state predicts a completion token; targets, weights, advantages,
+    sampler_logprobs: [predictions].
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    lengths: Tensor
+    predict_at: Tensor
+    targets: Tensor
+    weights: Tensor
+    advantages: Tensor
+    sampler_logprobs: Tensor
+
+    def to(self, device: torch.device | str) -> "MicroBatch":
+        return MicroBatch(**{each.name: getattr(self, each.name).to(device) for each in fields(self)})
+
+
+def split_by_tokens(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices of the sequences in each micro-batch: longest first, first micro-batch with room, each ≤ budget.
+
+    A sequence longer than the budget gets a micro-batch of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for index in order:
+        fits = next((g for g, free in enumerate(room) if free >= lengths[index]), None)
+        if fits is None:
+            groups.append([])
+            room.append(token_budget)
+            fits = len(groups) - 1
+        groups[fits].append(index)
+        room[fits] -= lengths[index]
+    return groups
+
+
+def pack(examples: Sequence[Example], weights: Sequence[Tensor]) -> MicroBatch:
+    """Pack ``examples`` into one micro-batch; ``weights[i]``: [completion tokens of example i]."""
+    lengths = torch.tensor([len(example) for example in examples])
+    prompts = torch.tensor([len(example.prompt_ids) for example in examples])
+    completions = lengths - prompts
+    starts = torch.cumsum(lengths, 0) - lengths
+    ids = torch.tensor([token for each in examples for token in (*each.prompt_ids, *each.completion_ids)])
+    positions = torch.arange(len(ids)) - torch.repeat_interleave(starts, lengths)
+    # The token before a completion token predicts it.
+    is_completion = positions >= torch.repeat_interleave(prompts, lengths)
+    target_at = torch.nonzero(is_completion).squeeze(1)
+    logprobs = [value for each in examples for value in each.logprobs] or [0.0] * len(target_at)
+    return MicroBatch(
+        input_ids=ids,
+        position_ids=positions,
+        lengths=lengths,
+        predict_at=target_at - 1,
+        targets=ids[target_at],
+        weights=torch.cat(list(weights)).float(),
+        advantages=torch.repeat_interleave(torch.tensor([e.advantage for e in examples]), completions),
+        sampler_logprobs=torch.tensor(logprobs),
+    )

@@ -1,0 +1,106 @@
+"""A stage as a Ray Train (V2) job: N workers, restarted from the stage's own checkpoints when one dies."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from s2d_core import errors
+from s2d_core.config.schema import TrainingConfig
+from s2d_core.errors import S2DError, StageError
+from s2d_core.spec import StageResult, StageSpec
+from s2d_core.store import Store, write_json
+from s2d_core.training import parallel
+
+ERROR = "error.json"
+# Ray would go on from what it finds here; what is done is for the stage's own checkpoints to say.
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+
+def fit(spec: StageSpec) -> StageResult:
+    """Run ``spec`` on the Ray cluster this process is attached to; blocks until it is done.
+
+    Raises the stage's own S2DError, or StageError when its workers died more often than allowed.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    store = Store(spec.execution["store"])
+    if (done := store.result(spec)) is not None:
+        return done
+    directory = store.begin(spec)
+    for leftover in (ERROR, SNAPSHOT):
+        (directory / leftover).unlink(missing_ok=True)
+    training = TrainingConfig(**spec.execution["training"])
+    gpu = training.gpus_per_worker > 0
+    resources = {"CPU": training.cpus_per_worker} | ({"GPU": training.gpus_per_worker} if gpu else {})
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"spec": spec.model_dump(mode="json")},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=gpu, resources_per_worker=resources),
+        run_config=RunConfig(  # type: ignore[call-arg]  # ray.train's own, not the one its stubs show
+            # The stage's own directory: the stage writes its checkpoints there and Ray only registers them.
+            name=spec.id,
+            storage_path=str(store.stages),
+            checkpoint_config=CheckpointConfig(num_to_keep=None),
+            failure_config=FailureConfig(max_failures=training.max_failures),
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(training.threads)}},
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise _explain(spec, directory, error) from error
+    result = store.result(spec)
+    if (directory / ERROR).exists():
+        raise _recorded(directory)
+    if result is None:
+        raise StageError(f"{spec.id}: its workers ended without a result; see {directory}")
+    return result
+
+
+def _worker(config: dict[str, Any]) -> None:
+    import ray.train
+    from ray.train import Checkpoint, CheckpointUploadMode
+
+    from s2d_core.run_stage import run_stage
+
+    spec = StageSpec.model_validate(config["spec"])
+
+    def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
+        # The checkpoint stays where the stage wrote it; Ray only learns of it.
+        ray.train.report(
+            metrics,
+            checkpoint=Checkpoint(str(checkpoint)) if checkpoint else None,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+
+    try:
+        run_stage(spec, report)
+    except Exception as error:
+        # It would fail again: recorded for the driver instead of spending restarts on it. Restarts are for workers
+        # that die. Other ranks may be waiting for this one in a collective, so only a single worker can just return.
+        write_json(Store(spec.execution["store"]).dir(spec) / ERROR, _record(error))
+        if parallel.world_size() > 1:
+            raise
+
+
+def _record(error: Exception) -> dict[str, str]:
+    message = str(error) if isinstance(error, S2DError) else f"{type(error).__name__}: {error}"
+    return {"type": type(error).__name__, "message": message}
+
+
+def _recorded(directory: Path) -> S2DError:
+    recorded = json.loads((directory / ERROR).read_text())
+    known = getattr(errors, recorded["type"], None)
+    return known(recorded["message"]) if known else StageError(f"{recorded['message']}; see {directory / 'stage.log'}")
+
+
+def _explain(spec: StageSpec, directory: Path, error: Exception) -> S2DError:
+    """The stage's own error if that is what ended it, else the last line of what Ray saw."""
+    if (directory / ERROR).exists():
+        return _recorded(directory)
+    failures = getattr(error, "worker_failures", None) or {}
+    first = next(iter(failures.values()), error)
+    lines = str(first).strip().splitlines()
+    return StageError(f"{spec.id} failed: {lines[-1] if lines else type(first).__name__}; see {directory}")

@@ -1,0 +1,80 @@
+"""The plan, for people: what would run and why, what is finished, what it costs. Trains nothing."""
+
+from collections.abc import Mapping
+
+from s2d_core.config.schema import Config
+from s2d_core.plan import Plan
+from s2d_core.spec import StageSpec
+from s2d_core.store import Store
+
+
+def reasons(plan: Plan, store: Store) -> dict[str, str]:
+    """Fingerprint → ``cached``, or why the stage must run."""
+    found: dict[str, str] = {}
+    for fingerprint, spec in plan.specs.items():
+        if store.result(spec) is not None:
+            found[fingerprint] = "cached"
+        elif any(found[parent] != "cached" for parent in spec.inputs.values()):
+            found[fingerprint] = "a parent must run"
+        elif (store.dir(spec) / "manifest.json").exists():
+            found[fingerprint] = "its files are damaged"
+        elif any((store.dir(spec) / "checkpoints").glob("step_*")):
+            found[fingerprint] = "unfinished: resumes from its last checkpoint"
+        else:
+            found[fingerprint] = "never run with these settings"
+    return found
+
+
+def estimated_tokens(spec: StageSpec) -> int:
+    """An upper bound on the tokens a stage samples or trains on; the corpus stages' length is not known beforehand."""
+    settings = spec.settings
+    if spec.kind == "evaluate":
+        return 0
+    sequences = settings.get("prompts_per_step", 0) * settings.get("group_size", 0)
+    return settings.get("steps", 0) * sequences * settings.get("sampling", {}).get("max_tokens", 0)
+
+
+def labels(spec: StageSpec, config: Config) -> int:
+    """Labels a stage will look at: at most its slice, at most what its steps reach."""
+    if spec.name not in ("teacher_rl", "student_rl"):
+        return 0
+    splits, which = config.data.splits, spec.settings["problems"]
+    pool = splits.labelled + splits.held_out if which == "all" else getattr(splits, which)
+    return min(pool, spec.settings["steps"] * spec.settings["prompts_per_step"])
+
+
+def describe(plan: Plan, config: Config, why: Mapping[str, str]) -> str:
+    """The plan as text: one line a stage, parents first."""
+    running = [fingerprint for fingerprint, reason in why.items() if reason != "cached"]
+    lines = [
+        f"plan: {config.name}, {len(plan.arms)} arms, {len(next(iter(plan.arms.values())))} seeds, "
+        f"{len(plan.specs)} distinct stages, {len(plan.specs) - len(running)} cached, {len(running)} to run"
+    ]
+    for fingerprint, spec in plan.specs.items():
+        parts = [f"  {'·' if why[fingerprint] == 'cached' else '▶'} {_label(spec, plan):<46} {fingerprint}"]
+        if count := labels(spec, config):
+            parts.append(f"{count} labels")
+        if tokens := estimated_tokens(spec):
+            parts.append(f"≤ {tokens:,} tokens")
+        lines.append("  ".join([*parts, why[fingerprint]]))
+    for name, seeds in plan.arms.items():
+        chain = " → ".join(plan.specs[f].name for f in next(iter(seeds.values())).stages)
+        lines.append(f"  arm {name}: {chain}")
+    return "\n".join(lines)
+
+
+def mermaid(plan: Plan, why: Mapping[str, str]) -> str:
+    """The DAG as a mermaid graph, finished stages in green."""
+    lines = ["graph LR"]
+    for fingerprint, spec in plan.specs.items():
+        mark = ":::cached" if why[fingerprint] == "cached" else ""
+        lines.append(f'  s{fingerprint}["{_label(spec, plan)}"]{mark}')
+        lines += [f"  s{parent} --> s{fingerprint}" for parent in dict.fromkeys(spec.inputs.values())]
+    return "\n".join([*lines, "  classDef cached fill:#d5e8d4,stroke:#82b366"])
+
+
+def _label(spec: StageSpec, plan: Plan) -> str:
+    if spec.kind == "evaluate":
+        subject = plan.specs[spec.inputs["policy"]]
+        return f"evaluate {subject.name}, seed {subject.seed}"
+    return f"{spec.name}, seed {spec.seed}"

@@ -1,0 +1,65 @@
+"""The report of a run: a folder of its own under the store, ``latest`` pointing at it, artifacts in Prefect."""
+
+import base64
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from s2d_core.config.schema import Config
+from s2d_core.plan import Plan
+from s2d_core.report.data import Results, headline, report_data
+from s2d_core.report.page import write_report
+from s2d_core.store import Store
+
+
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+def make_report(config: Config, plan: Plan, cached: set[str], command: str) -> tuple[Path, dict[str, Any]]:
+    """Write the report of whatever is finished; returns the page's path and the data of ``report.json``."""
+    results = Results(plan, Store(config.store))
+    data = report_data(results, cached, config.name, command)
+    root = Path(config.store).absolute()
+    folder = root / "reports" / f"{config.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    page = write_report(folder, results, data, config.model_dump(mode="json"), config.evaluation.rollouts_shown)
+    _point(root / "latest", folder)
+    _artifacts(data, folder)
+    return root / "latest" / page.name, data
+
+
+def accuracy_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row an arm and seed, for people."""
+    return [
+        {
+            "arm": arm,
+            "seed": run["seed"],
+            "avg@k %": f"{100 * run['accuracy']['avg_at_k']:.1f} ± {196 * run['accuracy']['stderr']:.1f}",
+            "greedy %": f"{100 * run['accuracy']['greedy']:.1f}",
+            "pass@k %": f"{100 * run['accuracy']['pass_at_k']:.1f}",
+            "labels": run["labels"],
+            "seconds": f"{run['seconds']:.0f}",
+        }
+        for arm, runs in data["arms"].items()
+        for run in runs
+    ]
+
+
+def _point(link: Path, folder: Path) -> None:
+    """Make ``link`` point at ``folder``; at no moment is there none."""
+    temporary = link.with_name(f".latest.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.relative_to(link.parent))
+    temporary.rename(link)
+
+
+def _artifacts(data: dict[str, Any], folder: Path) -> None:
+    create_table_artifact(accuracy_rows(data), key="accuracy", description=headline(data))
+    pictures = [
+        f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
+        for path in sorted(folder.glob("*.png"))
+    ]
+    text = f"# {headline(data)}\n\nReport: `{folder / 'report.html'}`\n\n" + "\n\n".join(pictures)
+    create_markdown_artifact(text, key="report", description="Findings and pictures")

@@ -1,0 +1,133 @@
+"""The Prefect task that runs one stage: exactly once, followed while it runs, found again when it is done."""
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from s2d_core.config.schema import Config
+from s2d_core.errors import ResourceError, S2DError, StageError
+from s2d_core.launch import Handle, launch
+from s2d_core.spec import StageResult, StageSpec
+from s2d_core.store import Store
+from tasks.follow import StageFollower, describe
+from tasks.slots import Slots
+from tasks.tracking import Tracker
+
+POLL_S = 0.5
+LOG_EVERY_S = 5.0
+
+# (stage id, steps done, steps in all, state: waiting, running, cached, done, failed)
+Listener = Callable[[StageSpec, int, int, str], None]
+
+
+class Runner:
+    """What every stage task of one flow run shares."""
+
+    def __init__(
+        self, config: Config, tracker: Tracker, priorities: dict[str, float], listener: Listener | None = None
+    ) -> None:
+        parallel = 1 if config.launch.mode == "inproc" else config.launch.parallel_stages
+        self.config, self.tracker, self.priorities = config, tracker, priorities
+        self.store, self.slots = Store(config.store), Slots(parallel)
+        self.tell: Listener = listener or (lambda spec, done, steps, state: None)
+        self.cached: set[str] = set()
+
+    def run(self, spec: StageSpec) -> StageResult:
+        """The stage's result: at once if it is finished, else by running it. Raises the S2DError that ended it."""
+        result = self._finished(spec)
+        if result is None:
+            self.tell(spec, 0, spec.settings.get("steps", 1), "waiting")
+            with self.slots(spec.id, self.priorities[spec.fingerprint]), exclusive(self.store.begin(spec)):
+                result = self._finished(spec) or self._execute(spec)
+        return result
+
+    def _finished(self, spec: StageSpec) -> StageResult | None:
+        result = self.store.result(spec)
+        if result is not None:
+            self.cached.add(spec.fingerprint)
+            self.tracker.link(spec, result, self.store.dir(spec))
+            self.tell(spec, 1, 1, "cached")
+        return result
+
+    def _execute(self, spec: StageSpec) -> StageResult:
+        logger, directory = get_run_logger(), self.store.dir(spec)
+        logger.info("%s: running in %s", spec.id, directory)
+        handle = launch(spec, self.config.launch)
+        run_id = self.tracker.start(spec)
+        try:
+            self._follow(spec, handle, run_id)
+            result = handle.result()
+        except BaseException as error:
+            handle.cancel()
+            self.tracker.fail(run_id)
+            self.tell(spec, 0, 1, "failed")
+            raise error
+        self.tracker.finish(run_id, spec, result, directory)
+        self.tell(spec, 1, 1, "done")
+        logger.info("%s: done in %.1f s", spec.id, result.seconds)
+        return result
+
+    def _follow(self, spec: StageSpec, handle: Handle, run_id: str) -> None:
+        """Poll, never block: a timeout or a cancellation must be able to come between."""
+        logger, follower = get_run_logger(), StageFollower(self.store.dir(spec))
+        steps, began, logged = spec.settings.get("steps", 0), time.monotonic(), 0.0
+        progress: Any = create_progress_artifact(0.0, key=_artifact_key(spec), description=spec.id) if steps else None
+        ended = False
+        while not ended:
+            ended = handle.wait(POLL_S)
+            for line in follower.log():
+                logger.info("[%s] %s", spec.name, line)
+            if lines := follower.metrics():
+                self.tracker.metrics(run_id, lines)
+                last = lines[-1]
+                self.tell(spec, last["step"], last["steps"], "running")
+                if ended or time.monotonic() - logged > LOG_EVERY_S:
+                    logged = time.monotonic()
+                    logger.info("[%s] %s", spec.name, describe(last))
+                    update_progress_artifact(progress, 100.0 * last["step"] / last["steps"])
+            elif not logged and not ended:
+                self.tell(spec, 0, steps or 1, "starting")
+            if not ended and time.monotonic() - began > self.config.launch.stage_timeout_s:
+                raise StageError(
+                    f"{spec.id}: not done within launch.stage_timeout_s = {self.config.launch.stage_timeout_s:g} s; "
+                    "raise it, or run again to go on from the last checkpoint"
+                )
+
+
+def worth_retrying(task: Any, run: TaskRun, state: State[Any]) -> bool:
+    """A stage that said what is wrong says it again; a lost worker, job or cluster may come back."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StageError | ResourceError) or not isinstance(error, S2DError)
+
+
+@task(
+    name="stage",
+    task_run_name="{spec.id}",
+    cache_policy=NO_CACHE,  # the store decides what is finished, not Prefect's records
+    persist_result=False,
+    retry_condition_fn=worth_retrying,
+    retry_delay_seconds=2,
+)
+def run_stage(spec: StageSpec, parents: list[StageResult], runner: Runner) -> StageResult:
+    """Run one stage of the DAG; ``parents`` only draws the edges."""
+    return runner.run(spec)
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold the stage's lock, waiting for whoever runs it now. The kernel releases it when its holder dies."""
+    with (directory / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _artifact_key(spec: StageSpec) -> str:
+    return f"{spec.name}-{spec.fingerprint}".replace("_", "-")

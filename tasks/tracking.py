@@ -1,0 +1,150 @@
+"""MLflow's view of an experiment: one parent run, one nested run for each stage. Rebuilt from the store if lost."""
+
+import json
+import logging
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from s2d_core.config.schema import Config
+from s2d_core.spec import StageResult, StageSpec
+
+BATCH = 1000  # metrics MLflow takes at once
+PARAMETERS = 100  # parameters, likewise
+LARGEST_ARTIFACT = 64 << 20  # bytes; larger checkpoints are linked, not copied
+PARENT = "mlflow.parentRunId"
+RUN_NAME = "mlflow.runName"
+
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # the first use tells of every migration
+
+
+class Tracker:
+    """Explicit run ids throughout: stages report from several threads."""
+
+    def __init__(self, config: Config, seeds: list[int], arms: list[str]) -> None:
+        store = Path(config.store).absolute()
+        store.mkdir(parents=True, exist_ok=True)
+        self.uri = config.tracking.uri or f"sqlite:///{store / 'mlflow.db'}"
+        self._client = MlflowClient(self.uri)
+        # The first use migrates the database, and two at once would collide: here, before anything fans out.
+        found = self._client.get_experiment_by_name(config.tracking.experiment)
+        artifacts = None if config.tracking.uri else (store / "mlflow-artifacts").as_uri()
+        self._experiment = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment(config.tracking.experiment, artifact_location=artifacts)
+        )
+        tags = {RUN_NAME: config.name, "s2d.arms": ",".join(arms), "s2d.seeds": ",".join(map(str, seeds)), **_git()}
+        self.parent = self._client.create_run(self._experiment, tags=tags).info.run_id
+        self._client.log_dict(self.parent, config.model_dump(mode="json"), "config.json")
+
+    def start(self, spec: StageSpec) -> str:
+        """A nested run for a stage about to run; its id."""
+        run = self._client.create_run(self._experiment, tags=self._tags(spec))
+        parameters = [Param(name, value) for name, value in _flatten(spec.settings)]
+        for start in range(0, len(parameters), PARAMETERS):
+            self._client.log_batch(run.info.run_id, params=parameters[start : start + PARAMETERS])
+        return run.info.run_id
+
+    def metrics(self, run_id: str, lines: list[dict[str, Any]]) -> None:
+        """Per-step metrics, as a stage's ``metrics.jsonl`` has them."""
+        now = int(time.time() * 1000)
+        entries = [
+            Metric(name, float(value), now, int(line["step"]))
+            for line in lines
+            for name, value in line.items()
+            if name not in ("step", "steps")
+        ]
+        for start in range(0, len(entries), BATCH):
+            self._client.log_batch(run_id, metrics=entries[start : start + BATCH])
+
+    def finish(self, run_id: str, spec: StageSpec, result: StageResult, directory: Path) -> None:
+        """Final metrics, cost and artifacts; the run is finished."""
+        now = int(time.time() * 1000)
+        cost = {
+            "labels": result.labels,
+            "label_looks": result.label_looks,
+            "prompts": result.prompts,
+            "total_seconds": result.seconds,
+            "device_seconds": result.device_seconds,
+            **{f"total_tokens_{kind}": count for kind, count in result.tokens.items()},
+        }
+        values = {f"final/{name}": value for name, value in result.metrics.items()} | cost
+        tags = [RunTag("s2d.directory", str(directory)), RunTag("s2d.status", "finished")]
+        if result.model:
+            tags.append(RunTag("s2d.checkpoint", str(directory / result.model)))
+        entries = [Metric(name, float(value), now, 0) for name, value in values.items()]
+        self._client.log_batch(run_id, metrics=entries, tags=tags)
+        for name in ("spec.json", "samples.jsonl", "manifest.json", "model"):
+            path = directory / name
+            if path.is_dir() and sum(file.stat().st_size for file in path.rglob("*")) <= LARGEST_ARTIFACT:
+                self._client.log_artifacts(run_id, str(path), "checkpoint")
+            elif path.is_file():
+                self._client.log_artifact(run_id, str(path))
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def fail(self, run_id: str) -> None:
+        self._client.set_terminated(run_id, "FAILED")
+
+    def link(self, spec: StageSpec, result: StageResult, directory: Path) -> None:
+        """Name a finished stage's run in this experiment's parent; make the run anew if MLflow has lost it."""
+        run_id = self.find(spec.fingerprint)
+        if run_id is None:
+            run_id = self.start(spec)
+            log = directory / "metrics.jsonl"
+            if log.exists():
+                self.metrics(run_id, [json.loads(line) for line in log.read_text().splitlines()])
+            self.finish(run_id, spec, result, directory)
+        self._client.set_tag(self.parent, f"s2d.cached.{spec.id}", run_id)
+
+    def find(self, fingerprint: str) -> str | None:
+        """Id of the finished run of a stage, by fingerprint."""
+        wanted = f"tags.`s2d.fingerprint` = '{fingerprint}' and tags.`s2d.status` = 'finished'"
+        runs = self._client.search_runs([self._experiment], wanted, max_results=1)
+        return runs[0].info.run_id if runs else None
+
+    def close(self, report: Path | None, succeeded: bool) -> None:
+        """End the parent run, with the report as its artifacts."""
+        if report is not None:
+            self._client.log_artifacts(self.parent, str(report), "report")
+        self._client.set_terminated(self.parent, "FINISHED" if succeeded else "FAILED")
+
+    def _tags(self, spec: StageSpec) -> dict[str, str]:
+        parents = ",".join(f"{role}={fingerprint}" for role, fingerprint in spec.inputs.items())
+        return {
+            PARENT: self.parent,
+            RUN_NAME: spec.id,
+            "s2d.stage": spec.name,
+            "s2d.kind": spec.kind,
+            "s2d.fingerprint": spec.fingerprint,
+            "s2d.parents": parents,
+            "s2d.seed": str(spec.seed),
+            **_git(),
+        }
+
+
+def _flatten(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        flat += _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", str(value))]
+    return flat
+
+
+def _git() -> dict[str, str]:
+    """Commit of the code that runs, and whether it was changed since; nothing outside a checkout."""
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            root = Path(__file__).parents[1]
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=5)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    return {"git.commit": commit, "git.dirty": str(bool(ask("status", "--porcelain"))).lower()} if commit else {}

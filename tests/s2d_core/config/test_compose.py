@@ -1,0 +1,76 @@
+"""Composition and validation of configurations."""
+
+import pytest
+
+from s2d_core.config.compose import load_config, recipe_names
+from s2d_core.errors import ConfigError
+
+
+def test_every_shipped_recipe_is_valid():
+    for name in recipe_names():
+        assert load_config(name).arms
+
+
+def test_an_override_changes_exactly_the_key_it_names():
+    plain, changed = load_config("small_world"), load_config("small_world", ["stages.opd.steps=7"])
+    assert changed.stages.opd.steps == 7
+    assert changed.model_copy(update={"stages": plain.stages}) == plain
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("stages.opd.stepz=3", ["stages.opd.stepz = 3", "unknown key", "Did you mean 'steps'"]),
+        ("data.splits.labeled=3", ["data.splits.labeled", "Did you mean 'labelled'", "held_out"]),
+        ("stages.opd.steps=0", ["stages.opd.steps = 0", "greater than or equal to 1"]),
+        ("stages.opd.optimiser.lr=fast", ["stages.opd.optimiser.lr = 'fast'", "valid number"]),
+        ("rollouts.engine=sglang", ["rollouts.engine = 'sglang'", "torch", "vllm"]),
+        ("label_budget=100", ["looks at 1024 labels", "label_budget = 100"]),
+        ("label_budget=5000", ["label_budget = 5000", "1024 labels there are"]),
+        ("arms.mine.stages=[{stage: opd}]", ["arms.mine.stages.0", "without a teacher", "teacher_rl"]),
+        ("arms.mine.stages=[{stage: student_rl, set: {optimiser.lrr: 1}}]", ["set.optimiser.lrr", "Did you mean 'lr'"]),
+        ("arms.mine.stages=[]", ["arms.mine.stages", "at least 1"]),
+        ("arms.mine.stages=[{stage: rl}]", ["arms.mine.stages.0.stage = 'rl'", "student_rl"]),
+        ("stages.student_rl.prompts_per_step=4000", ["prompts_per_step = 4000", "1024 problems"]),
+        ("models.teacher.path=/somewhere", ["models.teacher", "exactly one of path"]),
+        ("stages.pretrain_teacher=null", ["stages.pretrain_teacher", "trained from scratch"]),
+        ("no_equals_sign", ["no_equals_sign", "key=value"]),
+    ],
+)
+def test_a_wrong_setting_gets_one_error_that_names_key_value_and_what_is_allowed(override, named):
+    with pytest.raises(ConfigError) as caught:
+        load_config("small_world", [override])
+    for part in named:
+        assert part in str(caught.value)
+
+
+def test_an_unknown_recipe_is_refused_with_the_list_of_known_ones():
+    with pytest.raises(ConfigError, match="small_world"):
+        load_config("smal_world")
+
+
+def test_a_recipe_file_extends_a_shipped_one(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: small_world\nname: mine\nstages: {opd: {steps: 3}}\n")
+    config = load_config(str(recipe))
+    assert (config.name, config.stages.opd.steps) == ("mine", 3)
+    assert config.stages.warmup == load_config("small_world").stages.warmup
+
+
+def test_recipes_that_extend_each_other_in_a_circle_are_refused(tmp_path):
+    recipe = tmp_path / "loop.yaml"
+    recipe.write_text(f"extends: {recipe}\n")
+    with pytest.raises(ConfigError, match="circle"):
+        load_config(str(recipe))
+
+
+def test_broken_yaml_is_refused_naming_the_file(tmp_path):
+    recipe = tmp_path / "broken.yaml"
+    recipe.write_text("name: [unclosed\n")
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load_config(str(recipe))
+
+
+def test_a_raw_teacher_needs_no_teacher_rl():
+    config = load_config("small_world", ["arms.raw={teacher: raw, stages: [{stage: warmup}, {stage: opd}]}"])
+    assert config.arms["raw"].teacher == "raw"

@@ -1,0 +1,92 @@
+"""The union DAG: what is shared, what is separate, what changes a fingerprint."""
+
+import pytest
+
+from s2d_core.config.compose import load_config
+from s2d_core.errors import ConfigError
+from s2d_core.plan import plan
+
+HALF = "arms.half_split={stages: [{stage: teacher_rl, problems: labelled}, {stage: warmup}, {stage: opd}, {stage: student_rl, problems: held_out}]}"
+WARMUP_ONLY = "arms.warmup_only={stages: [{stage: teacher_rl}, {stage: warmup}]}"
+
+
+def names(result, arm, seed=0):
+    return [result.specs[f].name for f in result.arms[arm][seed].stages]
+
+
+def test_parents_come_before_children():
+    result = plan(load_config("small_world", [HALF]), None, [0, 1])
+    seen = set()
+    for fingerprint, spec in result.specs.items():
+        assert set(spec.inputs.values()) <= seen
+        seen.add(fingerprint)
+
+
+def test_the_full_arm_is_the_stage_table_in_order():
+    result = plan(load_config("small_world"), ["full"], [0])
+    assert names(result, "full") == ["data", "pretrain_teacher", "teacher_rl", "pretrain_student", "warmup", "opd"]
+
+
+def test_stages_that_two_arms_share_are_planned_once():
+    config = load_config("small_world", [WARMUP_ONLY])
+    result = plan(config, ["full", "warmup_only"], [0])
+    full, short = result.arms["full"][0], result.arms["warmup_only"][0]
+    assert short.stages == full.stages[:-1]
+    assert sum(spec.name == "teacher_rl" for spec in result.specs.values()) == 1
+    assert full.evaluations["warm"] == short.evaluations["final"]
+
+
+def test_the_direct_arm_needs_no_teacher():
+    result = plan(load_config("small_world"), ["direct_grpo"], [0])
+    assert names(result, "direct_grpo") == ["data", "pretrain_student", "student_rl"]
+    assert set(result.arms["direct_grpo"][0].evaluations) == {"final"}
+
+
+def test_a_changed_setting_changes_its_stage_and_what_follows_but_nothing_before():
+    before = plan(load_config("small_world"), ["full"], [0]).arms["full"][0].stages
+    after = plan(load_config("small_world", ["stages.warmup.steps=31"]), ["full"], [0]).arms["full"][0].stages
+    assert before[:4] == after[:4]
+    assert all(a != b for a, b in zip(before[4:], after[4:], strict=True))
+
+
+def test_how_a_stage_is_executed_does_not_change_its_fingerprint_but_engine_and_dtype_do():
+    stages = plan(load_config("small_world"), ["full"], [0]).arms["full"][0].stages
+
+    def replanned(*overrides):
+        return plan(load_config("small_world", overrides), ["full"], [0]).arms["full"][0].stages
+
+    assert replanned("training.workers=2", "store=elsewhere", "launch.mode=inproc", "verifier.timeout_s=9") == stages
+    assert replanned("rollouts.engine=vllm")[2] != stages[2]
+    assert replanned("training.dtype=bfloat16")[1] != stages[1]
+
+
+def test_seeds_train_apart_and_cycle_over_the_pretrained_pairs():
+    result = plan(load_config("small_world"), ["full"], [0, 1, 2, 3])
+    of_seed = [result.arms["full"][seed].stages for seed in range(4)]
+    assert len({stages[2] for stages in of_seed}) == 4
+    assert len({stages[1] for stages in of_seed}) == 3
+    assert of_seed[0][1] == of_seed[3][1]
+
+
+def test_content_of_external_inputs_enters_the_fingerprints():
+    config = load_config("small_world")
+    first, second = (plan(config, ["full"], [0], {"data": digest}).arms["full"][0] for digest in ("a", "b"))
+    assert first.stages[0] != second.stages[0]
+
+
+@pytest.mark.parametrize(
+    ("arms", "seeds", "named"),
+    [(["ful"], [0], "ful"), (["full", "full"], [0], "once"), (None, [1, 1], "seeds"), (None, [], "seeds"), ([], [0], "arms")],
+)
+def test_unknown_or_repeated_arms_and_seeds_are_refused(arms, seeds, named):
+    with pytest.raises(ConfigError, match=named):
+        plan(load_config("small_world"), arms, seeds)
+
+
+def test_the_arm_s_own_settings_reach_only_its_stage():
+    config = load_config(
+        "small_world", ["arms.longer={stages: [{stage: teacher_rl}, {stage: warmup}, {stage: opd, set: {steps: 99}}]}"]
+    )
+    result = plan(config, None, [0])
+    assert result.specs[result.arms["longer"][0].model].settings["steps"] == 99
+    assert result.specs[result.arms["full"][0].model].settings["steps"] == config.stages.opd.steps
