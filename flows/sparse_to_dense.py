@@ -66,6 +66,8 @@ def sparse_to_dense(
     Stages that are finished, in this run or any earlier one, are not trained again.
     """
     logger, config = get_run_logger(), load_config(recipe, overrides)
+    # Stages run in processes with other working directories.
+    config = config.model_copy(update={"store": str(Path(config.store).absolute())})
     planned = plan(config, arms, seeds, preflight(config))
     store = Store(config.store)
     why = reasons(planned, store)
@@ -76,14 +78,18 @@ def sparse_to_dense(
         return Completed(message=f"{len(planned.specs)} stages planned, {len(missing)} would run")
     if missing:  # a run with everything finished never starts Ray
         connect(config)
+    tracker = Tracker(config, list(seeds), list(planned.arms))
+    runner = Runner(config, tracker, priorities(planned.specs), _listener.get())
     try:
-        tracker = Tracker(config, list(seeds), list(planned.arms))
-        runner = Runner(config, tracker, priorities(planned.specs), _listener.get())
         futures = submit_all(planned, runner, config)
         wait(list(futures.values()))
         failed = failures(planned, futures)
         page, data = make_report(config, planned, runner.cached, command_line(recipe, arms, seeds, overrides))
         tracker.close(page.parent, succeeded=not failed)
+    except BaseException:  # Ctrl-C and SIGTERM too: no stage outlives the run that follows it
+        runner.stop()
+        tracker.close(None, succeeded=False)
+        raise
     finally:
         if missing:
             disconnect()
@@ -99,7 +105,7 @@ def submit_all(planned: Plan, runner: Runner, config: Config) -> dict[str, Prefe
     stage = run_stage.with_options(retries=config.launch.retries)
     for fingerprint, spec in planned.specs.items():
         parents = [futures[parent] for parent in dict.fromkeys(spec.inputs.values())]
-        futures[fingerprint] = stage.submit(spec, parents, runner)
+        futures[fingerprint] = stage.submit(spec, parents, runner)  # type: ignore[arg-type]  # futures become results
     return futures
 
 

@@ -15,6 +15,7 @@ from s2d_core.errors import CheckpointError
 from s2d_core.spec import StageResult, StageSpec
 
 FORMAT = 1
+CANCEL = "cancel"  # a file of this name in its directory asks a running stage to stop
 
 
 class Store:

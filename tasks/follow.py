@@ -6,24 +6,24 @@ from typing import Any
 
 
 class Tail:
-    """New whole lines of a file that grows, or that a resumed stage cuts back and writes again."""
+    """New whole lines of a text file that grows.
+
+    A stage that resumes drops the lines after its checkpoint and writes them again; those are new lines too, unless
+    the file was already longer again at the next look.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._offset = path, 0
+        self.path, self._seen = path, 0
 
     def lines(self) -> list[str]:
         try:
-            size = self.path.stat().st_size
+            content = self.path.read_bytes()
         except FileNotFoundError:
             return []
-        if size < self._offset:
-            self._offset = 0
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return whole.decode(errors="replace").splitlines()
+        whole = content[: content.rfind(b"\n") + 1].decode(errors="replace").splitlines()
+        new = whole[min(self._seen, len(whole)) :]
+        self._seen = len(whole)
+        return new
 
 
 class StageFollower:

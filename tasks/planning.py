@@ -6,22 +6,17 @@ from s2d_core.config.schema import Config
 from s2d_core.plan import Plan
 from s2d_core.spec import StageSpec
 from s2d_core.store import Store
+from tasks.reasons import reason_to_run
+
+CACHED = "cached"
 
 
 def reasons(plan: Plan, store: Store) -> dict[str, str]:
     """Fingerprint → ``cached``, or why the stage must run."""
     found: dict[str, str] = {}
     for fingerprint, spec in plan.specs.items():
-        if store.result(spec) is not None:
-            found[fingerprint] = "cached"
-        elif any(found[parent] != "cached" for parent in spec.inputs.values()):
-            found[fingerprint] = "a parent must run"
-        elif (store.dir(spec) / "manifest.json").exists():
-            found[fingerprint] = "its files are damaged"
-        elif any((store.dir(spec) / "checkpoints").glob("step_*")):
-            found[fingerprint] = "unfinished: resumes from its last checkpoint"
-        else:
-            found[fingerprint] = "never run with these settings"
+        running = [plan.specs[parent].name for parent in dict.fromkeys(spec.inputs.values()) if found[parent] != CACHED]
+        found[fingerprint] = reason_to_run(spec, store, running) or CACHED
     return found
 
 
@@ -45,7 +40,7 @@ def labels(spec: StageSpec, config: Config) -> int:
 
 def describe(plan: Plan, config: Config, why: Mapping[str, str]) -> str:
     """The plan as text: one line a stage, parents first."""
-    running = [fingerprint for fingerprint, reason in why.items() if reason != "cached"]
+    running = [fingerprint for fingerprint, reason in why.items() if reason != CACHED]
     lines = [
         f"plan: {config.name}, {len(plan.arms)} arms, {len(next(iter(plan.arms.values())))} seeds, "
         f"{len(plan.specs)} distinct stages, {len(plan.specs) - len(running)} cached, {len(running)} to run"
@@ -67,7 +62,7 @@ def mermaid(plan: Plan, why: Mapping[str, str]) -> str:
     """The DAG as a mermaid graph, finished stages in green."""
     lines = ["graph LR"]
     for fingerprint, spec in plan.specs.items():
-        mark = ":::cached" if why[fingerprint] == "cached" else ""
+        mark = ":::cached" if why[fingerprint] == CACHED else ""
         lines.append(f'  s{fingerprint}["{_label(spec, plan)}"]{mark}')
         lines += [f"  s{parent} --> s{fingerprint}" for parent in dict.fromkeys(spec.inputs.values())]
     return "\n".join([*lines, "  classDef cached fill:#d5e8d4,stroke:#82b366"])

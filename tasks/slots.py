@@ -2,10 +2,12 @@
 
 import heapq
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from s2d_core.spec import StageSpec
+
+POLL_S = 0.5
 
 
 class Slots:
@@ -17,14 +19,19 @@ class Slots:
         self._changed = threading.Condition()
 
     @contextmanager
-    def __call__(self, name: str, priority: float) -> Iterator[None]:
+    def __call__(self, name: str, priority: float, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold a slot. ``check`` is called now and then while waiting; what it raises ends the wait."""
         entry = (-priority, name)
         with self._changed:
             heapq.heappush(self._waiting, entry)
-            self._changed.wait_for(lambda: self._free > 0 and self._waiting[0] == entry)
-            heapq.heappop(self._waiting)
-            self._free -= 1
-            self._changed.notify_all()
+            try:
+                while not self._changed.wait_for(lambda: self._free > 0 and self._waiting[0] == entry, POLL_S):
+                    check()
+                self._free -= 1
+            finally:
+                self._waiting.remove(entry)
+                heapq.heapify(self._waiting)
+                self._changed.notify_all()
         try:
             yield
         finally:
@@ -40,7 +47,7 @@ def priorities(specs: Mapping[str, StageSpec]) -> dict[str, float]:
     """
     after = dict.fromkeys(specs, 0.0)  # the longest chain among the children
     total: dict[str, float] = {}
-    for fingerprint, spec in reversed(specs.items()):
+    for fingerprint, spec in reversed(list(specs.items())):
         total[fingerprint] = _work(spec) + after[fingerprint]
         for parent in spec.inputs.values():
             after[parent] = max(after[parent], total[fingerprint])

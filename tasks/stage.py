@@ -1,10 +1,9 @@
 """The Prefect task that runs one stage: exactly once, followed while it runs, found again when it is done."""
 
-import fcntl
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -18,6 +17,7 @@ from s2d_core.launch import Handle, launch
 from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
 from tasks.follow import StageFollower, describe
+from tasks.locks import exclusive
 from tasks.slots import Slots
 from tasks.tracking import Tracker
 
@@ -26,6 +26,10 @@ LOG_EVERY_S = 5.0
 
 # (stage id, steps done, steps in all, state: waiting, running, cached, done, failed)
 Listener = Callable[[StageSpec, int, int, str], None]
+
+
+class StoppedError(Exception):
+    """The flow run is being stopped."""
 
 
 class Runner:
@@ -39,15 +43,29 @@ class Runner:
         self.store, self.slots = Store(config.store), Slots(parallel)
         self.tell: Listener = listener or (lambda spec, done, steps, state: None)
         self.cached: set[str] = set()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End every stage of this flow run, running or waiting, within a second or so."""
+        self._stopped.set()
 
     def run(self, spec: StageSpec) -> StageResult:
         """The stage's result: at once if it is finished, else by running it. Raises the S2DError that ended it."""
-        result = self._finished(spec)
-        if result is None:
+        self._go_on()
+        lock = self.store.stages / f"{spec.id}.lock"
+        if self.store.result(spec) is None:
             self.tell(spec, 0, spec.settings.get("steps", 1), "waiting")
-            with self.slots(spec.id, self.priorities[spec.fingerprint]), exclusive(self.store.begin(spec)):
-                result = self._finished(spec) or self._execute(spec)
-        return result
+            slot: AbstractContextManager[None] = self.slots(spec.id, self.priorities[spec.fingerprint], self._go_on)
+        else:
+            slot = nullcontext()
+        # The lock also when it is finished: whoever finished it may still be telling MLflow.
+        with slot, exclusive(lock, self._go_on):
+            return self._finished(spec) or self._execute(spec)
+
+    def _go_on(self) -> None:
+        """Raises when the flow run is being stopped."""
+        if self._stopped.is_set():
+            raise StoppedError("the run was stopped; run it again to go on from the last checkpoints")
 
     def _finished(self, spec: StageSpec) -> StageResult | None:
         result = self.store.result(spec)
@@ -95,6 +113,7 @@ class Runner:
                     update_progress_artifact(progress, 100.0 * last["step"] / last["steps"])
             elif not logged and not ended:
                 self.tell(spec, 0, steps or 1, "starting")
+            self._go_on()
             if not ended and time.monotonic() - began > self.config.launch.stage_timeout_s:
                 raise StageError(
                     f"{spec.id}: not done within launch.stage_timeout_s = {self.config.launch.stage_timeout_s:g} s; "
@@ -105,7 +124,7 @@ class Runner:
 def worth_retrying(task: Any, run: TaskRun, state: State[Any]) -> bool:
     """A stage that said what is wrong says it again; a lost worker, job or cluster may come back."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, StageError | ResourceError) or not isinstance(error, S2DError)
+    return isinstance(error, StageError | ResourceError) or not isinstance(error, S2DError | StoppedError)
 
 
 @task(
@@ -119,14 +138,6 @@ def worth_retrying(task: Any, run: TaskRun, state: State[Any]) -> bool:
 def run_stage(spec: StageSpec, parents: list[StageResult], runner: Runner) -> StageResult:
     """Run one stage of the DAG; ``parents`` only draws the edges."""
     return runner.run(spec)
-
-
-@contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold the stage's lock, waiting for whoever runs it now. The kernel releases it when its holder dies."""
-    with (directory / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _artifact_key(spec: StageSpec) -> str:

@@ -4,14 +4,16 @@ import json
 import logging
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 
 from s2d_core.config.schema import Config
 from s2d_core.spec import StageResult, StageSpec
+from tasks.locks import exclusive
 
 BATCH = 1000  # metrics MLflow takes at once
 PARAMETERS = 100  # parameters, likewise
@@ -31,20 +33,24 @@ class Tracker:
         store.mkdir(parents=True, exist_ok=True)
         self.uri = config.tracking.uri or f"sqlite:///{store / 'mlflow.db'}"
         self._client = MlflowClient(self.uri)
-        # The first use migrates the database, and two at once would collide: here, before anything fans out.
-        found = self._client.get_experiment_by_name(config.tracking.experiment)
-        artifacts = None if config.tracking.uri else (store / "mlflow-artifacts").as_uri()
-        self._experiment = (
-            found.experiment_id
-            if found
-            else self._client.create_experiment(config.tracking.experiment, artifact_location=artifacts)
-        )
+        # The first use makes the database, and two at once would collide.
+        with exclusive(store / "mlflow.lock"):
+            self._experiment = self._open(config.tracking.experiment, None if config.tracking.uri else store)
         tags = {RUN_NAME: config.name, "s2d.arms": ",".join(arms), "s2d.seeds": ",".join(map(str, seeds)), **_git()}
         self.parent = self._client.create_run(self._experiment, tags=tags).info.run_id
         self._client.log_dict(self.parent, config.model_dump(mode="json"), "config.json")
 
+    def _open(self, name: str, store: Path | None) -> str:
+        """Id of the experiment, which is made when there is none; ``store`` keeps its artifacts, else the server."""
+        if found := self._client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        artifacts = (store / "mlflow-artifacts").as_uri() if store else None
+        return str(self._client.create_experiment(name, artifact_location=artifacts))
+
     def start(self, spec: StageSpec) -> str:
-        """A nested run for a stage about to run; its id."""
+        """A nested run for a stage about to run, whose lock the caller holds; its id."""
+        for lost in self._search(spec.fingerprint, "attributes.status = 'RUNNING'"):  # its process was killed
+            self._client.set_terminated(lost.info.run_id, "KILLED")
         run = self._client.create_run(self._experiment, tags=self._tags(spec))
         parameters = [Param(name, value) for name, value in _flatten(spec.settings)]
         for start in range(0, len(parameters), PARAMETERS):
@@ -75,7 +81,7 @@ class Tracker:
             **{f"total_tokens_{kind}": count for kind, count in result.tokens.items()},
         }
         values = {f"final/{name}": value for name, value in result.metrics.items()} | cost
-        tags = [RunTag("s2d.directory", str(directory)), RunTag("s2d.status", "finished")]
+        tags = [RunTag("s2d.directory", str(directory))]
         if result.model:
             tags.append(RunTag("s2d.checkpoint", str(directory / result.model)))
         entries = [Metric(name, float(value), now, 0) for name, value in values.items()]
@@ -104,8 +110,7 @@ class Tracker:
 
     def find(self, fingerprint: str) -> str | None:
         """Id of the finished run of a stage, by fingerprint."""
-        wanted = f"tags.`s2d.fingerprint` = '{fingerprint}' and tags.`s2d.status` = 'finished'"
-        runs = self._client.search_runs([self._experiment], wanted, max_results=1)
+        runs = self._search(fingerprint, "attributes.status = 'FINISHED'")
         return runs[0].info.run_id if runs else None
 
     def close(self, report: Path | None, succeeded: bool) -> None:
@@ -113,6 +118,9 @@ class Tracker:
         if report is not None:
             self._client.log_artifacts(self.parent, str(report), "report")
         self._client.set_terminated(self.parent, "FINISHED" if succeeded else "FAILED")
+
+    def _search(self, fingerprint: str, condition: str) -> Sequence[Run]:
+        return self._client.search_runs([self._experiment], f"tags.`s2d.fingerprint` = '{fingerprint}' and {condition}")
 
     def _tags(self, spec: StageSpec) -> dict[str, str]:
         parents = ",".join(f"{role}={fingerprint}" for role, fingerprint in spec.inputs.items())

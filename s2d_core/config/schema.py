@@ -66,7 +66,6 @@ class ArithmeticConfig(Strict):
     max_operations: Positive = 4
     corpus_min_operations: Positive = 2
     corpus_max_operations: Positive = 4
-    corpus_sequences: Positive = 200_000
     # Shares of the imperfect corpus; what is left is worked out correctly.
     guess_share: float = Field(0.25, ge=0, le=1)
     skip_share: float = Field(0.10, ge=0, le=1)
@@ -216,8 +215,9 @@ class ArmConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """avg@k, pass@k and greedy accuracy on the test split."""
+    """avg@k, pass@k and greedy accuracy. Learning rates are chosen on the validation split, claims made on test."""
 
+    split: Literal["test", "validation"] = "test"
     k: Positive = 4
     sampling: SamplingConfig
     pass_k: Positive | None = None  # defaults to k

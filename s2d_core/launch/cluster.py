@@ -1,6 +1,7 @@
 """The Ray cluster this process attaches to: started here (one machine, loopback only) or already running."""
 
 import os
+import socket
 import threading
 
 from s2d_core.config.schema import Config
@@ -69,6 +70,7 @@ def _attach(address: str) -> None:
 
     def attach() -> None:
         try:
+            _knock(address)
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         except BaseException as error:
             errors.append(error)
@@ -82,6 +84,13 @@ def _attach(address: str) -> None:
             f"launch.address = {address!r}: no Ray cluster answers there ({reason}); start one with "
             "`ray start --head`, give its address, or use launch.address=local"
         )
+
+
+def _knock(address: str) -> None:
+    """Raises OSError at once where nothing listens; Ray would try for a long time."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
 def _check_resources(config: Config, available: dict[str, float]) -> None:

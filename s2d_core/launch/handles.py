@@ -6,6 +6,7 @@ from typing import Protocol
 
 from s2d_core.config.schema import LaunchConfig
 from s2d_core.spec import StageResult, StageSpec
+from s2d_core.store import CANCEL, Store
 
 
 class Handle(Protocol):
@@ -29,6 +30,10 @@ def launch(spec: StageSpec, config: LaunchConfig) -> Handle:
 
         return RayJob(spec, config)
     if config.mode == "ray":
+        if spec.kind != "train" and spec.execution["training"]["workers"] == 1:
+            from s2d_core.launch.ray_task import RayTask
+
+            return RayTask(spec)
         from s2d_core.training.ray_train import fit
 
         return ThreadHandle(fit, spec)
@@ -38,10 +43,12 @@ def launch(spec: StageSpec, config: LaunchConfig) -> Handle:
 
 
 class ThreadHandle:
-    """A blocking call in a daemon thread. It cannot be interrupted: it ends with the process, and a Ray
-    driver's workers end with the driver."""
+    """A blocking call in a daemon thread. A thread cannot be interrupted, so a training stage is asked to stop by a
+    file in its directory, read between steps; whatever still runs ends with the process."""
 
     def __init__(self, run: Callable[[StageSpec], StageResult], spec: StageSpec) -> None:
+        self._cancel = Store(spec.execution["store"]).dir(spec) / CANCEL
+        self._cancel.unlink(missing_ok=True)
         self._result: StageResult | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(run, spec), name=spec.id, daemon=True)
@@ -58,7 +65,8 @@ class ThreadHandle:
         return self._result
 
     def cancel(self) -> None:
-        """Nothing to do before the process ends."""
+        if self._thread.is_alive() and self._cancel.parent.is_dir():
+            self._cancel.touch()
 
     def _run(self, run: Callable[[StageSpec], StageResult], spec: StageSpec) -> None:
         try:

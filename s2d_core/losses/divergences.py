@@ -4,6 +4,7 @@ In all of them the gradient reaches the student only, and log-probabilities are 
 may differ; where their vocabularies do (padding rows), both are cut to the rows they share.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -30,9 +31,7 @@ def divergence(
         return _kl(teacher, student)
     if kind == "reverse_kl":
         return _kl(student, teacher)
-    log_beta = torch.log(torch.as_tensor(beta, dtype=student.dtype, device=student.device))
-    log_rest = torch.log1p(torch.as_tensor(-beta, dtype=student.dtype, device=student.device))
-    mixture = torch.logaddexp(teacher + log_beta, student + log_rest)
+    mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
     return beta * _kl(teacher, mixture) + (1.0 - beta) * _kl(student, mixture)
 
 
@@ -148,11 +147,10 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 @torch.no_grad()
 def _statistics(student: Tensor, teacher: Tensor, weights: Tensor) -> dict[str, Tensor]:
     k = min(OVERLAP_K, student.shape[-1])
-    ours, theirs = (
-        torch.zeros_like(x, dtype=torch.bool).scatter_(1, x.topk(k, dim=-1).indices, True) for x in (student, teacher)
-    )
+    ours, theirs = student.topk(k, dim=-1).indices, teacher.topk(k, dim=-1).indices
+    shared = (ours[:, :, None] == theirs[:, None, :]).sum(dim=(1, 2)) / k
     return {
         "student_entropy": -(weights * (student.exp() * student).sum(dim=-1)).sum(),
         "teacher_entropy": -(weights * (teacher.exp() * teacher).sum(dim=-1)).sum(),
-        "overlap": (weights * (ours & theirs).sum(dim=-1) / k).sum(),
+        "overlap": (weights * shared).sum(),
     }

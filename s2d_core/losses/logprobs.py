@@ -1,11 +1,13 @@
-"""Log-probabilities of given tokens, and next-token loss, from hidden states."""
+"""Log-probabilities of given tokens, and next-token loss, from hidden states, a chunk of logits at a time."""
+
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
-from s2d_core.losses.chunking import LossOutput, at_least_float32, chunked_loss
+from s2d_core.losses.chunking import LossOutput, at_least_float32, chunked_loss, for_each_chunk
 
 
 def chunked_logprobs(
@@ -16,27 +18,13 @@ def chunked_logprobs(
     temperature: float = 1.0,
     chunk: int = 4096,
 ) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens"]]:
-    """``log softmax(hidden · weightᵀ / temperature)`` at ``targets``, and the distributions' entropies (detached).
+    """``log softmax(hidden · weightᵀ / temperature)`` at ``targets``, and the distributions' entropies in nats.
 
-    In float32 or wider. At most ``[chunk, vocab]`` is alive: a chunk's logits are recomputed in the backward pass.
+    In float32 or wider; the entropies carry no gradient. What the loss will make of each log-probability is unknown
+    here, so a chunk's logits are computed again in the backward pass: at most ``[chunk, vocab]`` is ever alive.
     A temperature of 0 (greedy sampling) is scored at 1.
     """
-    parts = [
-        checkpoint(
-            _logprobs,
-            hidden[rows],
-            weight,
-            targets[rows],
-            temperature or 1.0,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        for rows in (slice(start, start + chunk) for start in range(0, len(targets), chunk))
-    ]
-    if not parts:
-        empty = at_least_float32(hidden).sum(dim=1)
-        return empty, empty.detach()
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    return _ChunkedLogprobs.apply(hidden, weight, targets, temperature or 1.0, chunk)
 
 
 def chunked_nll(
@@ -56,9 +44,41 @@ def chunked_nll(
     return chunked_loss(hidden, weight, loss, chunk)
 
 
-def _logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = at_least_float32(hidden) @ at_least_float32(weight).T / temperature
-    logprobs = torch.log_softmax(logits, dim=-1)
-    with torch.no_grad():
-        entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
-    return logprobs.gather(1, targets[:, None]).squeeze(1), entropy
+class _ChunkedLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        picked = at_least_float32(hidden.new_empty(len(targets)))
+        entropy = torch.empty_like(picked)
+
+        def visit(logits: Tensor, rows: slice) -> None:
+            logprobs = torch.log_softmax(logits / temperature, dim=-1)
+            picked[rows] = logprobs.gather(1, targets[rows, None]).squeeze(1)
+            entropy[rows] = -(logprobs.exp() * logprobs).sum(dim=-1)
+
+        for_each_chunk(hidden, weight, chunk, visit)
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.mark_non_differentiable(entropy)
+        return picked, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets = ctx.saved_tensors
+        scale = grads[0][:, None] / ctx.temperature
+
+        def visit(logits: Tensor, rows: slice) -> Tensor:
+            """d log π(y) / d logits = (onehot(y) − π) / temperature."""
+            descent = torch.softmax(logits / ctx.temperature, dim=-1).mul_(-scale[rows])
+            return descent.scatter_add_(1, targets[rows, None], scale[rows])
+
+        grad_hidden, grad_weight = for_each_chunk(hidden, weight, ctx.chunk, visit, ctx.needs_input_grad[:2])
+        return (
+            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None,
+            None,
+            None,
+        )

@@ -42,7 +42,8 @@ def policy_gradient(
     ρ = exp(logprobs − old_logprobs), clipped as in PPO; a ``clip_high`` above ``clip_low`` is DAPO's clip-higher
     (arXiv 2503.14476, Eq. 10). w = min(exp(old_logprobs − sampler_logprobs), cap) is truncated importance sampling: the
     sampler and the trainer compute the same policy differently; w carries no gradient and is 1 without a cap.
-    k3 = exp(ref − logprobs) − (ref − logprobs) − 1 estimates KL(π‖ref) without bias (Schulman 2020).
+    k3 = exp(ref − logprobs) − (ref − logprobs) − 1 (GRPO, arXiv 2402.03300, Eq. 4; Schulman 2020) estimates KL(π‖ref)
+    without bias on samples of π; its gradient is then, in expectation, that of KL(ref‖π).
     ``old_logprobs`` and the others carry no gradient.
     """
     old_logprobs = old_logprobs.detach()
@@ -54,7 +55,7 @@ def policy_gradient(
         "approx_kl": (weights * (ratio - 1.0 - (logprobs - old_logprobs))).sum(),
     }
     if sampler_logprobs is not None:
-        gap = old_logprobs - sampler_logprobs
+        gap = old_logprobs - sampler_logprobs.detach()
         metrics["sampler_gap"] = (weights * gap.abs()).sum()
         if truncated_importance_cap is not None:
             importance = gap.exp().clamp(max=truncated_importance_cap)

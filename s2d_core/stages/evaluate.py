@@ -37,7 +37,7 @@ def evaluate(context: Context) -> StageResult:
     settings = context.spec.settings
     config = EvaluationConfig.model_validate({k: v for k, v in settings.items() if k not in ("engine", "dtype")})
     directory, _ = context.parent("data")
-    problems = read_split(directory / "dataset", "test")
+    problems = read_split(directory / "dataset", config.split)
     mine = problems[parallel.rank() :: parallel.world_size()]
     groups = _sample(context, config, mine)
     rows = [row for share in parallel.gather(_grade(context, mine, groups)) for row in share]

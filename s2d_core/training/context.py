@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from s2d_core.config.schema import RolloutsConfig, TrainingConfig, VerifierConfig
+from s2d_core.errors import StageError
 from s2d_core.spec import StageResult, StageSpec
-from s2d_core.store import Store
+from s2d_core.store import CANCEL, Store
 
 # (metrics of the last step, folder of a checkpoint just written or None)
 Report = Callable[[dict[str, float], Path | None], None]
@@ -67,6 +68,11 @@ class Context:
         directory, result = self.parent(role)
         assert result.model is not None
         return directory / result.model
+
+    def check_cancelled(self) -> None:
+        """Raises StageError when whoever launched the stage has asked it to stop."""
+        if (self.directory / CANCEL).exists():
+            raise StageError(f"{self.spec.id}: cancelled; run it again to go on from its last checkpoint")
 
     def seed(self, *parts: Any) -> int:
         """A 63-bit seed for one use inside this stage; the same for the same parts, on every rank."""

@@ -50,6 +50,7 @@ def train(context: Context, stage: TrainedStage, policy: Policy, source: Source,
     if start:
         source.load_weights(parallel.named_weights(policy))
     for step in range(start, stage.steps):
+        context.check_cancelled()
         clock, began = Stopwatch(), time.perf_counter()
         batch = source.batch(step, clock)
         with clock("train"):

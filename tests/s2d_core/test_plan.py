@@ -6,7 +6,10 @@ from s2d_core.config.compose import load_config
 from s2d_core.errors import ConfigError
 from s2d_core.plan import plan
 
-HALF = "arms.half_split={stages: [{stage: teacher_rl, problems: labelled}, {stage: warmup}, {stage: opd}, {stage: student_rl, problems: held_out}]}"
+HALF = (
+    "arms.half_split={stages: [{stage: teacher_rl, problems: labelled}, {stage: warmup}, {stage: opd}, "
+    "{stage: student_rl, problems: held_out}]}"
+)
 WARMUP_ONLY = "arms.warmup_only={stages: [{stage: teacher_rl}, {stage: warmup}]}"
 
 
@@ -76,7 +79,13 @@ def test_content_of_external_inputs_enters_the_fingerprints():
 
 @pytest.mark.parametrize(
     ("arms", "seeds", "named"),
-    [(["ful"], [0], "ful"), (["full", "full"], [0], "once"), (None, [1, 1], "seeds"), (None, [], "seeds"), ([], [0], "arms")],
+    [
+        (["ful"], [0], "ful"),
+        (["full", "full"], [0], "once"),
+        (None, [1, 1], "seeds"),
+        (None, [], "seeds"),
+        ([], [0], "arms"),
+    ],
 )
 def test_unknown_or_repeated_arms_and_seeds_are_refused(arms, seeds, named):
     with pytest.raises(ConfigError, match=named):

@@ -66,5 +66,11 @@ def test_execution_is_no_part_of_the_fingerprint_and_everything_else_is():
         return StageSpec(**({"kind": "train", "name": "opd", "settings": {"a": 1}, "seed": 0} | changes))
 
     assert spec(execution={"x": 1}).fingerprint == spec().fingerprint
-    changed = [spec(settings={"a": 2}), spec(seed=1), spec(name="warmup"), spec(inputs={"data": "f"}), spec(numerics=99)]
+    changed = [
+        spec(settings={"a": 2}),
+        spec(seed=1),
+        spec(name="warmup"),
+        spec(inputs={"data": "f"}),
+        spec(numerics=99),
+    ]
     assert len({each.fingerprint for each in [spec(), *changed]}) == 6

@@ -1,5 +1,7 @@
 """Learning-rate schedule and the clipped update."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ def test_the_rate_rises_through_the_warm_up_and_falls_to_its_final_share():
     rates = [learning_rate(config, step, 20) for step in range(21)]
     assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert rates[4] == 1.0
-    assert all(later < earlier for earlier, later in zip(rates[4:], rates[5:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates[4:]))
     assert rates[20] == pytest.approx(0.1)
 
 

@@ -1,0 +1,89 @@
+"""vLLM behind the engine protocol: the engine of real runs, on CPU here and on GPUs there. Knows token ids only."""
+
+import os
+from typing import Any
+
+import torch
+
+from s2d_core.rollouts.types import NamedWeights, Request, Rollout, Sampling
+
+# Read by vLLM when it is imported. In-process engine: weights are handed over as tensors, without a copy through disk.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_CONFIGURE_LOGGING": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+LARGEST_SEED = 2**31
+
+
+class VLLMEngine:
+    """One vLLM instance. Completions include EOS; log-probabilities are of the distribution sampled from."""
+
+    def __init__(self, path: str, eos_token_id: int, *, max_length: int, dtype: str, batch_size: int) -> None:
+        """``max_length``: prompt and completion tokens of the longest sequence."""
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from vllm import LLM
+
+        self._llm: Any = LLM(
+            path,
+            dtype=dtype,
+            skip_tokenizer_init=True,
+            enforce_eager=not torch.cuda.is_available(),
+            max_model_len=max_length,
+            max_num_seqs=batch_size,
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            trust_remote_code=False,
+            load_format="safetensors",
+        )
+        self.eos_token_id = eos_token_id
+        self._tied = bool(self._llm.llm_engine.model_config.hf_config.tie_word_embeddings)
+
+    def generate(self, requests: list[Request], sampling: Sampling) -> list[list[Rollout]]:
+        """See ``Engine.generate``."""
+        from vllm import SamplingParams
+
+        prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
+        parameters = [
+            SamplingParams(
+                n=sampling.n,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_tokens,
+                stop_token_ids=[self.eos_token_id],
+                seed=request.seed % LARGEST_SEED,
+                logprobs=0,
+                detokenize=False,
+            )
+            for request in requests
+        ]
+        outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
+        return [
+            [self._rollout(request, completion) for completion in output.outputs]
+            for request, output in zip(requests, outputs, strict=True)
+        ]
+
+    def load_weights(self, weights: NamedWeights) -> None:
+        """Reload every parameter from memory and forget cached prefixes, which the old weights computed."""
+        named = {name: value.detach().cpu() for name, value in weights}
+        if self._tied:
+            # The CPU backend keeps a repacked head of its own, which a tied model's parameters do not name.
+            named["lm_head.weight"] = named["model.embed_tokens.weight"]
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named.items())})
+        self._llm.reset_prefix_cache()
+
+    def close(self) -> None:
+        """Shut the engine down; its memory is free when this returns."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def _rollout(self, request: Request, completion: Any) -> Rollout:
+        ids = list(completion.token_ids)
+        logprobs = [step[token].logprob for step, token in zip(completion.logprobs, ids, strict=True)]
+        reason = "stop" if ids and ids[-1] == self.eos_token_id else "length"
+        return Rollout(request.problem_id, request.prompt_ids, ids, logprobs, reason)  # type: ignore[arg-type]

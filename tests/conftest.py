@@ -1,0 +1,35 @@
+"""The environment tests run in, and the real services they share: one Prefect server a session, started on demand."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.pop("PREFECT_API_URL", None)
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tasks  # noqa: F401  # telemetry off, before Prefect, Ray or MLflow is imported
+from s2d_core.config.compose import load_config
+from s2d_core.config.schema import Config
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Prefect server of this session's own; nothing is written to the user's."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    storage = str(tmp_path_factory.mktemp("prefect-results"))
+    settings = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOCAL_STORAGE_PATH: storage}
+    with prefect_test_harness(server_startup_timeout=90), temporary_settings(settings):
+        yield
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Config:
+    """The smoke recipe, in process, with a store of the test's own."""
+    return load_config("smoke", [f"store={tmp_path / 'store'}", "launch.mode=inproc"])

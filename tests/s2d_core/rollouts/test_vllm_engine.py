@@ -1,0 +1,84 @@
+"""vLLM against the torch engine and the model itself. One engine serves all of these tests: it is slow to start."""
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from tiny_models import EOS, exact_logprobs, first_token_probabilities, make_requests, tiny_model
+
+from s2d_core.config.schema import RolloutsConfig
+from s2d_core.rollouts import make_engine
+from s2d_core.rollouts.torch_engine import TorchEngine
+from s2d_core.rollouts.types import Request, Sampling
+
+pytestmark = [pytest.mark.slow, pytest.mark.vllm]
+
+
+@pytest.fixture(scope="module")
+def engine(model_folder):
+    made = make_engine(model_folder, RolloutsConfig(engine="vllm"), eos_token_id=EOS, dtype="float32", max_length=64)
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def original_weights(engine):
+    engine.load_weights(tiny_model().named_parameters())
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass(engine):
+    model = tiny_model()
+    for group in engine.generate(make_requests(10), Sampling(max_tokens=10, n=2)):
+        for rollout in group:
+            assert rollout.logprobs == pytest.approx(exact_logprobs(model, rollout), abs=1e-4)
+
+
+def test_greedy_completions_and_their_log_probabilities_are_the_torch_engine_s(engine):
+    requests, greedy = make_requests(16), Sampling(max_tokens=10, temperature=0.0)
+    ours = TorchEngine(tiny_model(), EOS).generate(requests, greedy)
+    for (theirs,), (expected,) in zip(engine.generate(requests, greedy), ours, strict=True):
+        assert theirs.completion_ids == expected.completion_ids
+        assert theirs.finish_reason == expected.finish_reason
+        assert theirs.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+
+
+def test_sampled_frequencies_fit_the_model_s_probabilities(engine):
+    prompt, n = (5, 9, 14), 2000
+    # vLLM draws the i-th completion of a request from seed + i: seeds must lie further apart than that, as hashes do.
+    requests = [Request(str(i), prompt, 1_000_003 * i) for i in range(n // 50)]
+    groups = engine.generate(requests, Sampling(max_tokens=1, n=50))
+    tokens = torch.tensor([rollout.completion_ids[0] for group in groups for rollout in group])
+    counts = torch.bincount(tokens, minlength=24).double()
+    expected = n * first_token_probabilities(tiny_model(), prompt)
+    common = expected >= 5
+    observed = torch.cat([counts[common], counts[~common].sum()[None]])
+    wanted = torch.cat([expected[common], expected[~common].sum()[None]])
+    assert chisquare(observed.numpy(), (wanted * observed.sum() / wanted.sum()).numpy()).pvalue > 1e-3
+
+
+def test_log_probabilities_are_of_the_truncated_distribution(engine):
+    for group in engine.generate(make_requests(4), Sampling(max_tokens=4, top_k=1)):
+        assert group[0].logprobs == pytest.approx([0.0] * len(group[0].logprobs), abs=1e-5)
+
+
+def test_new_weights_are_used_at_once_and_no_cached_prefix_survives_them(engine):
+    requests, greedy = [Request("a", tuple(range(3, 23)) * 2, 0)], Sampling(max_tokens=8, temperature=0.0)
+    engine.generate(requests, greedy)  # fills the prefix cache
+    other = tiny_model(seed=1)
+    engine.load_weights(other.named_parameters())
+    ((rollout,),) = engine.generate(requests, greedy)
+    assert rollout.logprobs == pytest.approx(exact_logprobs(other, rollout), abs=1e-4)
+
+
+def test_completions_include_eos_and_say_why_they_ended(engine):
+    rollouts = [r for g in engine.generate(make_requests(20), Sampling(max_tokens=9, n=4)) for r in g]
+    assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}
+    for rollout in rollouts:
+        assert (rollout.completion_ids[-1] == EOS) == (rollout.finish_reason == "stop")
+        assert len(rollout.logprobs) == len(rollout.completion_ids)
+
+
+def test_the_seed_of_a_request_decides_its_completions(engine):
+    request = Request("a", (5, 6), 11)
+    assert engine.generate([request], Sampling(max_tokens=8, n=3)) == engine.generate(
+        [request], Sampling(max_tokens=8, n=3)
+    )
