@@ -14,6 +14,9 @@ def main() -> int:
     except S2DError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        return 130
 
 
 def parse() -> argparse.Namespace:

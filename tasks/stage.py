@@ -23,6 +23,7 @@ from tasks.tracking import Tracker
 
 POLL_S = 0.5
 LOG_EVERY_S = 5.0
+GRACE_S = 60.0
 
 # (stage id, steps done, steps in all, state: waiting, running, cached, done, failed)
 Listener = Callable[[StageSpec, int, int, str], None]
@@ -85,6 +86,8 @@ class Runner:
             result = handle.result()
         except BaseException as error:
             handle.cancel()
+            if not isinstance(error, StoppedError):
+                handle.wait(GRACE_S)  # a retry must not meet the try before it
             self.tracker.fail(run_id)
             self.tell(spec, 0, 1, "failed")
             raise error

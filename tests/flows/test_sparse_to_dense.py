@@ -1,6 +1,7 @@
 """The flow on a real Prefect server, every stage in process: what runs, what is reused, what a failure costs."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,17 @@ def test_one_arms_failure_leaves_the_others_running_and_fails_the_flow(
     assert len(report["arms"]["direct_grpo"]) == 1
     assert report["arms"]["full"] == []
     assert report["failed"] == {"full": [0]}
+
+
+def test_a_stage_over_its_time_limit_is_stopped_and_named(prefect_server: None, tmp_path: Path) -> None:
+    limits = ["launch.stage_timeout_s=2", "launch.retries=0", "stages.pretrain_student.steps=100000"]
+    state = run(tmp_path / "store", *limits, arms=["direct_grpo"])
+    assert state.is_failed()
+    assert "launch.stage_timeout_s = 2" in str(state.message)
+    (metrics,) = (tmp_path / "store").glob("stages/pretrain_student-*/metrics.jsonl")
+    steps = len(metrics.read_text().splitlines())
+    time.sleep(1.0)
+    assert len(metrics.read_text().splitlines()) == steps  # nothing goes on training behind the flow's back
 
 
 def test_a_configuration_error_ends_the_flow_before_anything_is_written(prefect_server: None, tmp_path: Path) -> None:

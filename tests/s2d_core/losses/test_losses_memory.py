@@ -1,0 +1,102 @@
+"""What is alive while the chunked losses run."""
+
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from s2d_core.losses import chunked_divergence, chunked_logprobs, chunked_nll, top_k_divergence
+
+TOKENS, VOCAB, CHUNK = 400, 1000, 8
+LOGITS = TOKENS * VOCAB * 4  # bytes
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of all storages made inside this mode that are still alive, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive, self.peak, self.seen = 0, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for each in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(each, torch.Tensor):
+                self._enter(each.untyped_storage())
+        return out
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+        def leave() -> None:
+            self.seen.discard(key)
+            self.alive -= size
+
+        weakref.finalize(storage, leave)
+
+
+def models() -> tuple[torch.Tensor, ...]:
+    hidden, weight = torch.randn(TOKENS, 4, requires_grad=True), torch.randn(VOCAB, 4, requires_grad=True)
+    return hidden, weight, torch.randn(TOKENS, 4), torch.randn(VOCAB, 4)
+
+
+LOSSES = {
+    "full": lambda m, w, y: chunked_divergence(*m, w, kind="jsd", chunk=CHUNK).loss,
+    "top_k": lambda m, w, y: top_k_divergence(*m, w, kind="reverse_kl", k=5, chunk=CHUNK).loss,
+    "nll": lambda m, w, y: chunked_nll(*m[:2], y, w, chunk=CHUNK).loss,
+    "logprobs": lambda m, w, y: chunked_logprobs(*m[:2], y, chunk=CHUNK)[0].sum(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_only_a_few_chunks_of_logits_are_alive_at_once(name):
+    given, weights, targets = models(), torch.rand(TOKENS), torch.randint(VOCAB, (TOKENS,))
+    with Ledger() as ledger:
+        loss = LOSSES[name](given, weights, targets)
+        kept = ledger.alive
+        loss.backward()
+    assert ledger.peak < LOGITS / 2
+    assert kept < LOGITS / 16, "no logits are kept for the backward pass"
+
+
+def test_a_dense_divergence_keeps_several_tensors_of_logits():
+    hidden, weight, teacher_hidden, teacher_weight = models()
+    with Ledger() as ledger:
+        student, teacher = ((h @ w.T).log_softmax(-1) for h, w in ((hidden, weight), (teacher_hidden, teacher_weight)))
+        loss = (student.exp() * (student - teacher)).sum()
+        assert ledger.alive > 4 * LOGITS
+        loss.backward()
+    assert ledger.peak > 5 * LOGITS
+
+
+REAL_SIZE = """
+import resource, torch
+from s2d_core.losses import chunked_divergence
+torch.manual_seed(0)
+tokens, vocab, hidden = 2048, 151_936, 64
+student = torch.randn(tokens, hidden, requires_grad=True), torch.randn(vocab, hidden, requires_grad=True)
+teacher = torch.randn(tokens, hidden), torch.randn(vocab, hidden)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+weights = torch.full((tokens,), 1 / tokens)
+chunked_divergence(*student, *teacher, weights, kind="reverse_kl", chunk=64).loss.backward()
+assert student[1].grad.isfinite().all() and student[1].grad.abs().sum() > 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_at_a_real_vocabulary_the_peak_is_far_below_that_of_whole_logits():
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", REAL_SIZE], cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    extra, dense = int(done.stdout) * 1024, 5 * 2048 * 151_936 * 4  # at least five tensors of logits, as above
+    assert extra < dense / 6
