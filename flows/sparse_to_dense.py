@@ -53,7 +53,10 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-@flow(name="sparse_to_dense", task_runner=ThreadPoolTaskRunner(max_workers=MOST_TASKS), validate_parameters=True)
+TASK_RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=MOST_TASKS)
+
+
+@flow(name="sparse_to_dense", task_runner=TASK_RUNNER, validate_parameters=True)  # type: ignore[arg-type]
 def sparse_to_dense(
     recipe: Annotated[str, Field(description="Name of a shipped recipe, or path of a YAML file")] = "small_world",
     arms: Annotated[list[str] | None, Field(description="Arms to run; none: all of the recipe's")] = None,

@@ -5,6 +5,7 @@ import logging
 import sys
 import threading
 import time
+from typing import Any
 
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
@@ -69,7 +70,7 @@ def run_in_terminal(arguments: argparse.Namespace) -> int:
         state = sparse_to_dense(
             arguments.recipe, arguments.arms, arguments.seeds, arguments.overrides, return_state=True
         )
-    outcome = state.result(raise_on_failure=False)
+    outcome: Any = state.result(raise_on_failure=False)
     if isinstance(outcome, S2DError):
         raise outcome
     if isinstance(outcome, BaseException):

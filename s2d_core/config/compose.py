@@ -32,6 +32,8 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     """
     try:
         merged = OmegaConf.merge(_recipe(recipe, seen=()), _dotlist(overrides))
+        if missing := sorted(OmegaConf.missing_keys(merged)):
+            raise ConfigError(f"recipe {recipe!r} leaves {', '.join(missing)} to you: give each as key=value")
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"recipe {recipe!r}: {error}") from error

@@ -1,5 +1,6 @@
 """The Ray cluster this process attaches to: started here (one machine, loopback only) or already running."""
 
+import logging
 import os
 import socket
 import threading
@@ -57,7 +58,7 @@ def _start_local(config: Config) -> None:
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         _node_ip_address="127.0.0.1",
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         log_to_driver=False,  # stages write their own log, which the caller follows
     )
 
@@ -71,7 +72,7 @@ def _attach(address: str) -> None:
     def attach() -> None:
         try:
             _knock(address)
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except BaseException as error:
             errors.append(error)
 

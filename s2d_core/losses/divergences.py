@@ -49,8 +49,10 @@ def chunked_divergence(
 ) -> LossOutput:
     """``Σ weights · D(student, teacher)`` over the full vocabulary (``divergence``); the default dense loss.
 
-    The teacher's logits are divided by ``teacher_temperature``. With student samples and ``reverse_kl`` this is OPD's
-    objective with the state distribution held fixed (paper v4, Eq. 3); see ``tests`` for what that equals.
+    The teacher's logits are divided by ``teacher_temperature``. ``reverse_kl`` on the student's own samples is OPD: its
+    gradient is, in expectation, the policy gradient whose advantage at each token is that token's implicit reward
+    log t(y) − log s(y) (paper v4, Eq. 3). It is not that of the KL of whole sequences, which also counts what a token
+    does to the KL of later states: the states are data here.
     Metrics: ``kl`` (the divergence), entropies of both, and ``overlap``, the shared part of their top-8 tokens.
     """
     teacher = _TeacherLogprobs(student_weight, teacher_hidden, teacher_weight, teacher_temperature)

@@ -12,6 +12,8 @@ from s2d_core.losses import (
     chunked_logprobs,
     chunked_nll,
     policy_gradient,
+    sampled_token_divergence,
+    top_k_divergence,
 )
 from s2d_core.training.packing import MicroBatch
 from s2d_core.training.policy import Policy

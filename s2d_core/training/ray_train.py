@@ -68,8 +68,8 @@ def _trainer_class() -> type[Any]:
     from ray.train.torch import TorchTrainer
 
     class QuickTrainer(TorchTrainer):
-        def _create_default_callbacks(self) -> list[Any]:  # type: ignore[misc]  # missing in the stubs
-            callbacks: list[Any] = super()._create_default_callbacks()
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # its stubs lack it
             for callback in callbacks:
                 if hasattr(callback, "_stop_timeout"):  # PlacementGroupCleanerCallback
                     callback._stop_timeout = CLEANER_STOP_S

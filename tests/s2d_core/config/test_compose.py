@@ -7,8 +7,14 @@ from s2d_core.errors import ConfigError
 
 
 def test_every_shipped_recipe_is_valid():
+    yours = ["models.teacher.path=./t", "models.student.path=./s", "data.files.train=./d.jsonl"]
     for name in recipe_names():
-        assert load_config(name).arms
+        assert load_config(name, yours if name == "own_models" else []).arms
+
+
+def test_a_recipe_that_needs_your_paths_says_which():
+    with pytest.raises(ConfigError, match=r"data\.files\.train, models\.student\.path, models\.teacher\.path"):
+        load_config("own_models")
 
 
 def test_an_override_changes_exactly_the_key_it_names():

@@ -93,6 +93,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+def test_measuring_without_gradients_makes_none():
+    given, weights = models(), torch.rand(TOKENS)
+    with Ledger() as trained:
+        chunked_divergence(*given, weights, kind="reverse_kl", chunk=CHUNK)
+    with torch.no_grad(), Ledger() as measured:
+        chunked_divergence(*given, weights, kind="reverse_kl", chunk=CHUNK)
+    assert measured.peak < trained.peak - CHUNK * VOCAB * 4
+
+
 @pytest.mark.slow
 def test_at_a_real_vocabulary_the_peak_is_far_below_that_of_whole_logits():
     root = Path(__file__).parents[3]
