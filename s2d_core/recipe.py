@@ -26,7 +26,12 @@ class Row:
 
     @property
     def config_class(self) -> type[TrainedStage]:
-        return {"none": CorpusStage, "verifier": SparseStage, "teacher": DenseStage}[self.signal]
+        classes: dict[Signal, type[TrainedStage]] = {
+            "none": CorpusStage,
+            "verifier": SparseStage,
+            "teacher": DenseStage,
+        }
+        return classes[self.signal]
 
 
 STAGES: dict[str, Row] = {

@@ -11,10 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import tasks  # noqa: F401  # telemetry off, before Prefect, Ray or MLflow is imported
 from s2d_core.config.compose import load_config
 from s2d_core.config.schema import Config
+
+# Examples differ in cost by far more than a busy machine's noise: a limit on each would fail by chance.
+settings.register_profile("s2d", deadline=None)
+settings.load_profile("s2d")
 
 
 @pytest.fixture(scope="session")

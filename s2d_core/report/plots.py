@@ -28,7 +28,7 @@ def draw_all(results: Results, data: dict[str, Any], folder: Path) -> dict[str, 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    style = {
+    style: Any = {
         "figure.dpi": 144,
         "font.size": 9,
         "axes.spines.top": False,

@@ -45,5 +45,5 @@ def _local_engine(path: str, kind: str, *, eos_token_id: int, dtype: str, max_le
         path, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
     )
     if torch.cuda.is_available():
-        model = model.to(torch.cuda.current_device())
+        model = model.to(torch.device("cuda", torch.cuda.current_device()))  # type: ignore[arg-type]
     return TorchEngine(model, eos_token_id, batch_size)

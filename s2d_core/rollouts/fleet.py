@@ -98,7 +98,7 @@ class Fleet:
         return self._ray.get([actor.pid.remote() for actor in self._actors])
 
     def _start(self, worker: int) -> Any:
-        actor = self._actor_class.remote(self._factory)
+        actor: Any = self._actor_class.remote(self._factory)
         if self._weights is not None:
             self._synced(worker, actor.load_weights.remote(self._weights), time.monotonic() + self._sync_timeout_s)
         return actor

@@ -6,6 +6,7 @@ not depend on what else was in the batch, nor on how requests were sharded.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -147,7 +148,7 @@ def _collect(
         group = []
         for row in range(index * n, (index + 1) * n):
             completion = ids[row][: ends[row]]
-            reason = "stop" if completion[-1] == eos_token_id else "length"
+            reason: Literal["stop", "length"] = "stop" if completion[-1] == eos_token_id else "length"
             group.append(Rollout(request.problem_id, request.prompt_ids, completion, scores[row][: ends[row]], reason))
         groups.append(group)
     return groups

@@ -31,7 +31,7 @@ class VLLMEngine:
 
         self._llm: Any = LLM(
             path,
-            dtype=dtype,
+            dtype=dtype,  # type: ignore[arg-type]
             skip_tokenizer_init=True,
             enforce_eager=not torch.cuda.is_available(),
             max_model_len=max_length,

@@ -22,7 +22,7 @@ from s2d_core.rewards.verifier import Verdict, Verifier
 from s2d_core.rollouts import make_engine
 from s2d_core.rollouts.types import Request, Rollout
 from s2d_core.spec import StageResult
-from s2d_core.stages.trained import encode, load_policy, load_tokenizer
+from s2d_core.stages.trained import decode, encode, load_policy, load_tokenizer
 from s2d_core.training import parallel
 from s2d_core.training.context import Context, stable_seed
 from s2d_core.training.packing import pack, split_by_tokens
@@ -83,7 +83,7 @@ def _sample(context: Context, config: EvaluationConfig, problems: Sequence[Probl
 def _grade(context: Context, problems: Sequence[Problem], groups: list[list[Rollout]]) -> list[Row]:
     """Sample −1 is the greedy completion."""
     tokenizer = load_tokenizer(context)
-    texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for group in groups for r in group]
+    texts = [decode(tokenizer, r.completion_ids) for group in groups for r in group]
     golds = [problem.answer or "" for problem, group in zip(problems, groups, strict=True) for _ in group]
     settings = context.verifier
     with Verifier(settings.workers, settings.timeout_s, settings.memory_mb) as verifier:

@@ -63,6 +63,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> d
     return {problem.id: tokens for problem, tokens in zip(problems, ids, strict=True)}
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """The text of a completion, special tokens left out."""
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
 def _rollout_source(
     context: Context,
     stage: TrainedStage,
@@ -86,9 +91,7 @@ def _rollout_source(
     scorer = None
     if row.spends_labels:
         assert isinstance(stage, SparseStage)
-        scorer = VerifierSignal(
-            context, stage, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), _ledger(context)
-        )
+        scorer = VerifierSignal(context, stage, lambda ids: decode(tokenizer, ids), _ledger(context))
     return PolicyRollouts(context, stage, engine, stream, encoded, scorer)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from s2d_core.config.schema import TrainedStage
 from s2d_core.losses import token_weights
+from s2d_core.losses.normalisation import Normalisation
 from s2d_core.spec import StageResult
 from s2d_core.training import checkpoint, parallel
 from s2d_core.training.context import Context, MetricsLog, Stopwatch
@@ -107,7 +108,7 @@ def _minibatches(context: Context, stage: TrainedStage, examples: list[Example])
     """Packed micro-batches of each mini-batch; the same number of them on every rank (FSDP is collective)."""
     settings = getattr(stage, "policy_gradient", None)
     count = settings.minibatches if settings else 1
-    normalisation = settings.normalisation if settings else "token_mean"
+    normalisation: Normalisation = settings.normalisation if settings else "token_mean"
     max_tokens = stage.sampling.max_tokens if hasattr(stage, "sampling") else 1  # type: ignore[attr-defined]
     size = -(-len(examples) // count)
     result: list[list[MicroBatch]] = []

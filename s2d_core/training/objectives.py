@@ -1,6 +1,6 @@
 """Row of the stage table → the loss of one micro-batch. The formulas are in ``s2d_core/losses``."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ class Divergence:
 
         def head(hidden: Tensor, weight: Tensor) -> LossOutput:
             models = (hidden, weight, teacher_hidden, teacher_head)
-            shared = {"teacher_temperature": config.teacher_temperature, "chunk": self.chunk}
+            shared: dict[str, Any] = {"teacher_temperature": config.teacher_temperature, "chunk": self.chunk}
             if config.estimator == "sampled_token":
                 return sampled_token_divergence(*models, micro.targets, weights, **shared)
             if config.estimator == "top_k":

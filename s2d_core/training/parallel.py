@@ -54,7 +54,8 @@ def shard(policy: Policy) -> Policy:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device().type, (world_size(),))
-    for layer in policy.model.base_model.layers:
+    layers: Any = policy.model.base_model.layers
+    for layer in layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(policy, mesh=mesh)
     return policy
