@@ -19,6 +19,7 @@ STAGE_COLOURS = {
     "student_rl": "#E69F00",
 }
 Z95 = 1.96
+ABOVE: Any = {"ncols": 3, "loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "fontsize": 8}
 
 
 def draw_all(results: Results, data: dict[str, Any], folder: Path) -> dict[str, Path]:
@@ -174,7 +175,7 @@ def _labels(axes: Any, data: dict[str, Any]) -> None:
     axes.set_yticks(range(len(arms)), list(arms))
     axes.set_xlabel("distinct labels looked at")
     if seen:
-        axes.legend()
+        axes.legend(**ABOVE)
 
 
 def _time(axes: Any, data: dict[str, Any]) -> None:
@@ -191,7 +192,7 @@ def _time(axes: Any, data: dict[str, Any]) -> None:
     axes.set_yticks(range(len(arms)), list(arms))
     axes.set_xlabel("seconds (shared stages are shown in every arm that uses them)")
     if seen:
-        axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
+        axes.legend(**ABOVE)
 
 
 def _smooth(values: tuple[float, ...], window: int = 5) -> list[float]:
