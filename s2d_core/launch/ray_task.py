@@ -41,4 +41,5 @@ class RayTask:
     def cancel(self) -> None:
         import ray
 
-        ray.cancel(self._reference, force=True)
+        if not self.wait(0):  # Ray aborts the whole process when told to cancel a task that has just failed
+            ray.cancel(self._reference, force=True)

@@ -37,6 +37,9 @@ class VLLMEngine:
             max_model_len=max_length,
             max_num_seqs=batch_size,
             logprobs_mode="processed_logprobs",
+            # A prompt read in two parts discards a sample, which on CPU a seeded generator cannot take back.
+            enable_chunked_prefill=torch.cuda.is_available(),
+            max_num_batched_tokens=max(8192, max_length),
             disable_log_stats=True,
             trust_remote_code=False,
             load_format="safetensors",

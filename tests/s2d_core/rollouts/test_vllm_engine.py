@@ -69,6 +69,12 @@ def test_new_weights_are_used_at_once_and_no_cached_prefix_survives_them(engine)
     assert rollout.logprobs == pytest.approx(exact_logprobs(other, rollout), abs=1e-4)
 
 
+def test_more_prompts_than_fit_one_batch_are_completed_under_their_seeds(engine):
+    requests = make_requests(1500)
+    groups = engine.generate(requests, Sampling(max_tokens=3, n=2))
+    assert [group[0].problem_id for group in groups] == [request.problem_id for request in requests]
+
+
 def test_completions_include_eos_and_say_why_they_ended(engine):
     rollouts = [r for g in engine.generate(make_requests(20), Sampling(max_tokens=9, n=4)) for r in g]
     assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}
