@@ -132,7 +132,9 @@ def _from_scratch(context: Context, stage: CorpusStage) -> tuple[Policy, PreTrai
 
 
 def _ledger(context: Context) -> LabelLedger:
-    return LabelLedger(context.directory / "ledger.jsonl", context.spec.execution["label_budget"])
+    """The stage's ledger; evaluation problems cannot be charged to it."""
+    evaluation = {problem.id for split in ("validation", "test") for problem in read_problems(context, split)}
+    return LabelLedger(context.directory / "ledger.jsonl", context.spec.execution["label_budget"], evaluation)
 
 
 def _spent(context: Context, stage: TrainedStage, problems: list[Problem], row: Row) -> dict[str, int]:
