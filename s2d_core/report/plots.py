@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from s2d_core.report.data import Results
 
@@ -40,7 +41,10 @@ def draw_all(results: Results, data: dict[str, Any], folder: Path) -> dict[str, 
         "legend.frameon": False,
     }
     pictures: dict[str, tuple[str, Callable[[Any], None]]] = {
-        "accuracy": ("Accuracy on the test problems", lambda axes: _accuracy(axes, data)),
+        "accuracy": (
+            "Accuracy on the test problems, 95 % intervals (over seeds where there are several, else over problems)",
+            lambda axes: _accuracy(axes, data),
+        ),
         "learning": ("Learning curves: reward of the sparse stages", lambda axes: _curves(axes, results, "reward")),
         "bridge": ("KL to the teacher across the bridge", lambda axes: _bridge(axes, results, data)),
         "levels": ("Accuracy by difficulty", lambda axes: _levels(axes, data)),
@@ -65,13 +69,12 @@ def _colour(names: list[str], name: str) -> str:
 
 
 def _accuracy(axes: Any, data: dict[str, Any]) -> None:
-    """Bars with 95 % intervals over problems; a dot for each seed."""
+    """Bars with 95 % intervals, a dot for each seed."""
     rows = {**data["baselines"], **data["arms"]}
     shown = {name: runs for name, runs in rows.items() if runs}
     for position, (name, runs) in enumerate(shown.items()):
         values = [_accuracy_of(run) for run in runs]
-        mean = float(np.mean([value for value, _ in values]))
-        error = Z95 * float(np.sqrt(np.mean([spread**2 for _, spread in values]) / len(values)))
+        mean, error = _interval(values)
         is_arm = name in data["arms"]
         axes.bar(
             position,
@@ -88,6 +91,19 @@ def _accuracy(axes: Any, data: dict[str, Any]) -> None:
     axes.set_xticks(range(len(shown)), [_pretty(name) for name in shown])
     axes.set_ylabel("avg@k, %")
     axes.grid(axis="x", visible=False)
+
+
+def _interval(values: list[tuple[float, float]]) -> tuple[float, float]:
+    """(mean, half-width of its 95 % interval) of (accuracy, standard error) a seed.
+
+    Over seeds (Student's t) where there are several, since trainings differ by more than problems do; over the
+    problems of the one training otherwise.
+    """
+    means = np.array([value for value, _ in values])
+    if len(means) == 1:
+        return float(means[0]), Z95 * values[0][1]
+    spread = means.std(ddof=1) / np.sqrt(len(means))
+    return float(means.mean()), float(student_t.ppf(0.975, len(means) - 1) * spread)
 
 
 def _accuracy_of(run: dict[str, Any]) -> tuple[float, float]:
