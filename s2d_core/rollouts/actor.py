@@ -1,6 +1,7 @@
 """An engine in a process of its own: the Ray actor that a fleet is made of."""
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,8 @@ def _array(value: torch.Tensor) -> np.ndarray:
 
 
 def _tensor(value: np.ndarray) -> torch.Tensor:
-    # Shared memory is read-only, which torch cannot express: the engine only copies from it.
-    array = value.view() if value.flags.writeable else np.asarray(value)
-    tensor = torch.from_numpy(array.copy() if array.ndim == 0 else array)
+    with warnings.catch_warnings():
+        # Shared memory is read-only, which torch cannot express: the engine only copies from it.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensor = torch.from_numpy(value)
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor

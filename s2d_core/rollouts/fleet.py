@@ -18,8 +18,9 @@ logger = logging.getLogger(__name__)
 class Fleet:
     """An ``Engine`` over ``workers`` actors of the Ray cluster this process is attached to.
 
-    timeout_s: a generation must answer within it. sync_timeout_s: likewise a weight update (and an actor's start).
-    max_restarts: how many dead actors are replaced over the fleet's life. cpus, gpus: what each actor reserves.
+    timeout_s: a generation must answer within it, and an engine must have started. sync_timeout_s: the limit of a
+    weight update, once started. max_restarts: how many dead actors are replaced over the fleet's life. cpus, gpus:
+    what each actor reserves.
     """
 
     def __init__(
@@ -38,9 +39,18 @@ class Fleet:
         self._ray, self._factory = ray, factory
         self._timeout_s, self._sync_timeout_s = timeout_s, sync_timeout_s
         self._restarts_left = max_restarts
-        self._actor_class = ray.remote(RolloutActor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
+        # Killed for memory, or its node lost with the answer: no subclasses of RayActorError, but no less dead.
+        errors = ray.exceptions
+        self._deaths = (errors.RayActorError, errors.OutOfMemoryError, errors.ObjectLostError)
+        # Ray restarts and retries nothing by itself: an actor it restarted would sample from the folder's weights.
+        self._actor_class = ray.remote(RolloutActor).options(
+            num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0
+        )
         self._weights: Any = None  # reference to the newest weights in Ray's object store
-        self._actors = [self._start(index) for index in range(workers)]
+        self._started: list[Any] = [None] * workers  # references that are ready once an actor's engine is made
+        self._actors: list[Any] = [None] * workers
+        for worker in range(workers):
+            self._start(worker)
 
     def generate(self, requests: list[Request], sampling: Sampling) -> list[list[Rollout]]:
         """Every ``workers``-th request to each actor; what a dead actor held goes to its replacement.
@@ -68,8 +78,8 @@ class Fleet:
             worker = pending.pop(ready[0])
             try:
                 groups = self._ray.get(ready[0])
-            except self._ray.exceptions.RayActorError as error:
-                self._replace(worker, error)
+            except self._deaths as error:
+                self._replace(worker, error, deadline)
                 pending[issue(worker)] = worker
                 continue
             for index, group in zip(shares[worker], groups, strict=True):
@@ -82,6 +92,9 @@ class Fleet:
         Raises RolloutError naming the worker that does not answer within ``sync_timeout_s``.
         """
         self._weights = self._ray.put(to_shared(weights))
+        deadline = time.monotonic() + self._timeout_s
+        for worker in range(len(self._actors)):
+            self._wait_for_start(worker, deadline)
         pending = {actor.load_weights.remote(self._weights): worker for worker, actor in enumerate(self._actors)}
         deadline = time.monotonic() + self._sync_timeout_s
         for reference, worker in pending.items():
@@ -97,11 +110,21 @@ class Fleet:
         """Process ids of the actors, in order."""
         return self._ray.get([actor.pid.remote() for actor in self._actors])
 
-    def _start(self, worker: int) -> Any:
-        actor: Any = self._actor_class.remote(self._factory)
-        if self._weights is not None:
-            self._synced(worker, actor.load_weights.remote(self._weights), time.monotonic() + self._sync_timeout_s)
-        return actor
+    def _start(self, worker: int) -> None:
+        self._actors[worker] = self._actor_class.remote(self._factory)
+        self._started[worker] = self._actors[worker].pid.remote()
+
+    def _wait_for_start(self, worker: int, deadline: float) -> None:
+        """Starting an engine can take far longer than a weight update may, so it is waited for apart."""
+        try:
+            self._ray.get(self._started[worker], timeout=max(0.0, deadline - time.monotonic()))
+        except self._ray.exceptions.GetTimeoutError as error:
+            raise RolloutError(
+                f"{self._name(worker)}: not started within rollouts.timeout_s = {self._timeout_s:g} s; "
+                "are there processors free for it?"
+            ) from error
+        except self._deaths as error:
+            self._replace(worker, error, deadline)
 
     def _synced(self, worker: int, reference: Any, deadline: float) -> None:
         """Wait for one weight update; a dead actor is replaced by one that has the weights."""
@@ -110,19 +133,26 @@ class Fleet:
         except self._ray.exceptions.GetTimeoutError as error:
             raise RolloutError(
                 f"{self._name(worker)}: no weights loaded within rollouts.sync_timeout_s = {self._sync_timeout_s:g} s; "
-                "is its node alive, and are there processors free for it?"
+                "is its node alive? If the model is large, raise the limit"
             ) from error
-        except self._ray.exceptions.RayActorError as error:
-            self._replace(worker, error)
+        except self._deaths as error:
+            self._replace(worker, error, time.monotonic() + self._timeout_s)
 
-    def _replace(self, worker: int, error: BaseException) -> None:
+    def _replace(self, worker: int, error: Exception, deadline: float) -> None:
+        """Put an actor with the current weights in the dead one's place."""
+        reason = str(error).strip().splitlines()[-1]
+        if getattr(error, "actor_init_failed", False):  # so would every other
+            raise RolloutError(f"{self._name(worker)}: its engine cannot be made: {reason}") from error
         if self._restarts_left == 0:
-            raise RolloutError(
-                f"{self._name(worker)} died and rollouts.max_restarts are used up: {str(error).splitlines()[0]}"
-            ) from error
+            raise RolloutError(f"{self._name(worker)} died and rollouts.max_restarts are used up: {reason}") from error
         self._restarts_left -= 1
-        logger.warning("%s died; replaced, %d restarts left", self._name(worker), self._restarts_left)
-        self._actors[worker] = self._start(worker)
+        logger.warning("%s died; replaced, %d restarts left: %s", self._name(worker), self._restarts_left, reason)
+        self._ray.kill(self._actors[worker])  # unreachable is not yet ended, and its resources are needed
+        self._start(worker)
+        self._wait_for_start(worker, deadline)
+        if self._weights is not None:
+            reference = self._actors[worker].load_weights.remote(self._weights)
+            self._synced(worker, reference, time.monotonic() + self._sync_timeout_s)
 
     def _name(self, worker: int) -> str:
         return f"rollout worker {worker}"

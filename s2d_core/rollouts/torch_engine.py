@@ -13,35 +13,61 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from s2d_core.errors import RolloutError
 from s2d_core.rollouts.types import NamedWeights, Request, Rollout, Sampling
 
 COMPACT_BELOW = 0.5  # drop finished rows from the cache when fewer than this share is still running
 
 
 class TorchEngine:
-    """Samples from its own copy of a model. ``batch_size``: sequences decoded at once."""
+    """Samples from ``model``, its own copy or one that is being trained: then weights are shared, nothing is loaded.
+
+    batch_size: sequences decoded at once; a group is never split, so one of more completions is a batch by itself.
+    """
 
     def __init__(self, model: PreTrainedModel, eos_token_id: int, batch_size: int = 512) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.eos_token_id, self.batch_size = eos_token_id, batch_size
-        self._parameters = dict(self.model.named_parameters())
+        self.model, self.eos_token_id, self.batch_size = model, eos_token_id, batch_size
 
     def generate(self, requests: list[Request], sampling: Sampling) -> list[list[Rollout]]:
         """See ``Engine.generate``. Requests of like length are decoded together; the order returned is that asked."""
         per_batch = max(1, self.batch_size // sampling.n)
         order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt_ids))
         results: list[list[Rollout]] = [[] for _ in requests]
-        for start in range(0, len(order), per_batch):
-            indices = order[start : start + per_batch]
-            for index, group in zip(indices, self._batch([requests[i] for i in indices], sampling), strict=True):
-                results[index] = group
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for start in range(0, len(order), per_batch):
+                indices = order[start : start + per_batch]
+                for index, group in zip(indices, self._batch([requests[i] for i in indices], sampling), strict=True):
+                    results[index] = group
+        finally:
+            self.model.train(was_training)
         return results
 
     @torch.no_grad()
     def load_weights(self, weights: NamedWeights) -> None:
-        """Copy into the model's own parameters; raises KeyError for a name it does not have."""
+        """Copy into the model's own parameters.
+
+        Raises RolloutError for a name or shape the model does not have, and for parameters that were not given:
+        sampling from half-new weights would go unnoticed.
+        """
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))  # tied ones under each of their names
+        missing = {id(parameter): name for name, parameter in parameters.items()}
         for name, value in weights:
-            self._parameters[name].copy_(value)
+            parameter = parameters.get(name)
+            if parameter is None or parameter.shape != value.shape:
+                wanted = "no such parameter" if parameter is None else f"shape {tuple(parameter.shape)}"
+                raise RolloutError(
+                    f"weight {name} of shape {tuple(value.shape)} cannot be loaded: the engine's model has {wanted}; "
+                    "the engine and the trainer must be made from one model folder"
+                )
+            parameter.copy_(value)
+            missing.pop(id(parameter), None)
+        if missing:
+            raise RolloutError(
+                f"{len(missing)} of the model's weights were not given, among them {next(iter(missing.values()))}; "
+                "load all of them at once"
+            )
 
     def close(self) -> None:
         """Nothing outlives the object."""

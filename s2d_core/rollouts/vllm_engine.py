@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import numpy as np
 import torch
 
 from s2d_core.rollouts.types import NamedWeights, Request, Rollout, Sampling
@@ -17,7 +18,7 @@ ENVIRONMENT = {
     "VLLM_CONFIGURE_LOGGING": "1",
     "HF_HUB_OFFLINE": "1",
 }
-LARGEST_SEED = 2**31
+SEEDS = 2**31
 
 
 class VLLMEngine:
@@ -40,6 +41,8 @@ class VLLMEngine:
             # A prompt read in two parts discards a sample, which on CPU a seeded generator cannot take back.
             enable_chunked_prefill=torch.cuda.is_available(),
             max_num_batched_tokens=max(8192, max_length),
+            # The folder's generation settings may name further stop tokens; ``eos_token_id`` alone ends a completion.
+            generation_config="vllm",
             disable_log_stats=True,
             trust_remote_code=False,
             load_format="safetensors",
@@ -60,7 +63,7 @@ class VLLMEngine:
                 top_k=sampling.top_k,
                 max_tokens=sampling.max_tokens,
                 stop_token_ids=[self.eos_token_id],
-                seed=request.seed % LARGEST_SEED,
+                seed=_spread(request.seed),
                 logprobs=0,
                 detokenize=False,
             )
@@ -90,3 +93,8 @@ class VLLMEngine:
         logprobs = [step[token].logprob for step, token in zip(completion.logprobs, ids, strict=True)]
         reason = "stop" if ids and ids[-1] == self.eos_token_id else "length"
         return Rollout(request.problem_id, request.prompt_ids, ids, logprobs, reason)  # type: ignore[arg-type]
+
+
+def _spread(seed: int) -> int:
+    """vLLM draws a request's i-th completion from its seed + i: hashed, or neighbouring seeds would share draws."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0]) % SEEDS
