@@ -52,6 +52,7 @@ def write_dataset(path: Path | str, splits: Mapping[str, Sequence[Problem]]) -> 
                     {field: [getattr(row, field) for row in rows] for field in features}, features=features
                 )
                 for name, rows in splits.items()
+                if rows  # ``datasets`` cannot open an empty one again; the manifest remembers it
             }
         ).save_to_disk(str(unfinished))
     (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
@@ -79,6 +80,8 @@ def read_split(path: Path | str, split: str) -> list[Problem]:
     entries = read_manifest(path)["splits"]
     if split not in entries:
         raise DataError(f"{path}: no split {split!r}; there are {', '.join(entries)}")
+    if entries[split]["count"] == 0:
+        return []
     try:
         rows = Dataset.load_from_disk(str(Path(path) / split), keep_in_memory=True).to_list()
         problems = [Problem(**row) for row in rows]

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 from s2d_core.config.schema import LaunchConfig
 from s2d_core.errors import ResourceError, StageError
@@ -9,6 +10,7 @@ from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
 
 POLL_S = 0.5
+AGENT_SECONDS = 120.0
 LOG_TAIL = 20
 
 
@@ -60,8 +62,18 @@ class RayJob:
         if running:
             return running[0]
         directory = self.store.begin(self.spec)
+        deadline = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                return self._submit(f"{self.spec.id}-{len(tries) + 1}", directory)
+            except RuntimeError as error:  # a head that has just come up answers before it can take jobs
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
+
+    def _submit(self, submission_id: str, directory: Path) -> str:
         return self.client.submit_job(
-            submission_id=f"{self.spec.id}-{len(tries) + 1}",
+            submission_id=submission_id,
             entrypoint=f"{sys.executable} -m s2d_core.run_stage {directory / 'spec.json'}",
             metadata={"s2d_stage": self.spec.name, "s2d_fingerprint": self.spec.fingerprint},
         )

@@ -10,8 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import CancelledError
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -108,6 +107,7 @@ class Verifier:
         waiting = sorted(pairs)
         breaks = 0
         while waiting:
+            known = len(statuses)
             try:
                 pool = self._started_pool()
                 futures = [pool.schedule(grade, args=pair, timeout=self._timeout_s) for pair in waiting]
@@ -121,14 +121,12 @@ class Verifier:
                         statuses[pair] = status
             except RuntimeError as error:  # the pool failed, not an answer
                 self._stop_pool()
-                breaks += 1
+                breaks = breaks + 1 if len(statuses) == known else 1
                 if breaks == ATTEMPTS:
                     raise ResourceError(
                         f"verifier: its {self._workers} worker process(es) broke {ATTEMPTS} times in a row ({error}); "
                         f"check the machine's free memory and process limits, or lower verifier.workers"
                     ) from error
-            else:
-                breaks = 0
             waiting = [pair for pair in waiting if pair not in statuses]
         return statuses
 
@@ -137,18 +135,17 @@ class Verifier:
         from pebble import ProcessExpired
 
         deadline = time.monotonic() + self._timeout_s + STALL_GRACE_S
-        while True:
-            try:
-                return future.result(timeout=POLL_S)
-            except TimeoutError:
-                if future.done():
-                    return "timeout"
-                if not pool.active or time.monotonic() > deadline:
-                    raise RuntimeError("no worker answers") from None
-            except ProcessExpired:
-                return None
-            except (BrokenProcessPool, CancelledError) as error:
-                raise RuntimeError(f"{type(error).__name__} {error}") from error
+        while not wait([future], timeout=POLL_S).done:
+            if not pool.active or time.monotonic() > deadline:
+                raise RuntimeError("no worker answers")
+        error = future.exception()
+        if isinstance(error, TimeoutError):
+            return "timeout"
+        if isinstance(error, ProcessExpired):
+            return None
+        if error is not None:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        return future.result()
 
     def _started_pool(self) -> Any:
         from pebble import ProcessPool

@@ -41,8 +41,6 @@ class VLLMEngine:
             # A prompt read in two parts discards a sample, which on CPU a seeded generator cannot take back.
             enable_chunked_prefill=torch.cuda.is_available(),
             max_num_batched_tokens=max(8192, max_length),
-            # The folder's generation settings may name further stop tokens; ``eos_token_id`` alone ends a completion.
-            generation_config="vllm",
             disable_log_stats=True,
             trust_remote_code=False,
             load_format="safetensors",
@@ -62,6 +60,8 @@ class VLLMEngine:
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
                 max_tokens=sampling.max_tokens,
+                # A folder's generation settings may name further stop tokens (Qwen's do): only ours ends a completion.
+                ignore_eos=True,
                 stop_token_ids=[self.eos_token_id],
                 seed=_spread(request.seed),
                 logprobs=0,

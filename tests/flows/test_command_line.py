@@ -74,8 +74,15 @@ def test_two_runs_that_race_train_each_stage_once(tmp_path: Path, environment: d
     root = tmp_path / "store"
     words = command(root, "launch.mode=inproc", arms=("direct_grpo",))
     first, second = (
-        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=environment | {"PREFECT_HOME": str(tmp_path / home)},  # they race for our store, not for Prefect's
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for home in ("first", "second")
     )
     outputs = [process.communicate(timeout=300) for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), outputs

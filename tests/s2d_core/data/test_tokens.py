@@ -1,5 +1,5 @@
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from s2d_core.data.problems import Problem
@@ -12,6 +12,7 @@ TEXT = ["what is 12+34? the answer is \\boxed{46}"] * 3
 def build(extra=(), eos="<eos>", bos=None, template=None, pad="<pad>", drop_merges=0):
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
     specials = ["<bos>", "<eos>", "<end>", "<pad>", *extra]
     core.train_from_iterator(
         TEXT,

@@ -111,27 +111,40 @@ def test_a_pathological_answer_ends_within_the_limit_and_scores_nothing(answer):
         assert verifier.score([(boxed("34/6"), "17/3")])[0].status == "correct"
 
 
-def test_killed_workers_are_replaced_and_their_answers_read_again():
+@pytest.fixture
+def kill_workers():
+    """Sends SIGKILL to the verifier processes that were started since the test began."""
+    others = {process.pid for process in worker_processes()}
+
+    def kill(most):
+        victims = [process.pid for process in worker_processes() if process.pid not in others][:most]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        return len(victims)
+
+    return kill
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_killed_workers_are_replaced_and_their_answers_read_again(kill_workers, at_once):
     with Verifier(workers=2, timeout_s=20.0) as verifier:
         verifier.score([(boxed("1/2"), "0.5")])
         batch = [(boxed(f"{i}/7+x"), f"x+{i}/7") for i in range(1500)]
         verdicts: list[Verdict] = []
         scoring = threading.Thread(target=lambda: verdicts.extend(verifier.score(batch)))
         scoring.start()
-        for _ in range(3):
-            time.sleep(0.3)
-            assert scoring.is_alive()
-            os.kill(worker_processes()[0].pid, signal.SIGKILL)
+        time.sleep(0.2)
+        assert kill_workers(at_once) == at_once
+        assert scoring.is_alive()
         scoring.join()
         assert len(verdicts) == 1500
         assert {v.status for v in verdicts} == {"correct"}
 
 
-def test_workers_killed_between_batches_do_not_matter():
+def test_a_worker_killed_between_batches_does_not_matter(kill_workers):
     with Verifier(workers=1) as verifier:
         verifier.score([(boxed("1/2"), "0.5")])
-        (process,) = worker_processes()[-1:]
-        os.kill(process.pid, signal.SIGKILL)
+        assert kill_workers(1) == 1
         time.sleep(0.5)
         assert verifier.score([(boxed("3/2"), "1.5")])[0].status == "correct"
 

@@ -24,7 +24,8 @@ SAMPLING = Sampling(max_tokens=10, n=2)
 class Slow:
     """A torch engine that takes its time where told to."""
 
-    def __init__(self, generate_s: float = 0.0, load_s: float = 0.0) -> None:
+    def __init__(self, generate_s: float = 0.0, load_s: float = 0.0, start_s: float = 0.0) -> None:
+        time.sleep(start_s)
         self.engine, self.generate_s, self.load_s = TorchEngine(tiny_model(), EOS), generate_s, load_s
 
     def generate(self, requests, sampling):
@@ -118,6 +119,39 @@ def test_a_sync_that_does_not_answer_fails_in_time_and_names_the_worker(fleet_of
     with pytest.raises(RolloutError, match=r"rollout worker 0: no weights loaded within .* = 2 s"):
         fleet.load_weights(tiny_model().named_parameters())
     assert time.monotonic() - began < 5.0
+
+
+def test_an_engine_that_is_slow_to_start_is_not_taken_for_a_sync_that_hangs(fleet_of):
+    fleet, other = fleet_of(partial(Slow, start_s=4.0), workers=1, sync_timeout_s=2.0), tiny_model(seed=1)
+    fleet.load_weights(other.named_parameters())
+    for group in fleet.generate(make_requests(2), SAMPLING):
+        assert group[0].logprobs == pytest.approx(exact_logprobs(other, group[0]), abs=1e-4)
+
+
+def test_an_engine_that_does_not_start_fails_in_time_and_names_the_worker(fleet_of):
+    fleet = fleet_of(partial(Slow, start_s=60.0), workers=1, timeout_s=2.0)
+    with pytest.raises(RolloutError, match=r"rollout worker 0: not started within .* = 2 s"):
+        fleet.load_weights(tiny_model().named_parameters())
+
+
+def no_engine():
+    raise FileNotFoundError("there is no model here")
+
+
+def test_an_engine_that_cannot_be_made_is_not_tried_again_and_its_error_is_told(fleet_of):
+    fleet = fleet_of(no_engine, workers=1)
+    with pytest.raises(RolloutError, match=r"rollout worker 0: its engine cannot be made: .*there is no model here"):
+        fleet.generate(make_requests(1), SAMPLING)
+
+
+def test_a_worker_killed_while_weights_are_loaded_is_replaced_by_one_that_has_them(fleet_of):
+    fleet, other = fleet_of(partial(Slow, load_s=2.0)), tiny_model(seed=1)
+    victim = fleet.pids()[0]
+    threading.Timer(1.0, os.kill, (victim, signal.SIGKILL)).start()
+    fleet.load_weights(other.named_parameters())
+    assert victim not in fleet.pids()
+    for group in fleet.generate(make_requests(4), SAMPLING):
+        assert group[0].logprobs == pytest.approx(exact_logprobs(other, group[0]), abs=1e-4)
 
 
 def test_a_generation_that_does_not_answer_fails_in_time_and_names_the_worker(fleet_of):

@@ -1,12 +1,23 @@
 """The torch engine against the model it samples from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
-from tiny_models import EOS, exact_logprobs, first_token_probabilities, make_requests, tiny_model
+from tiny_models import (
+    EOS,
+    TRUNCATIONS,
+    completion_probabilities,
+    exact_logprobs,
+    goodness_of_fit,
+    make_requests,
+    tiny_model,
+    truncated_logprobs,
+)
 
+from s2d_core.errors import RolloutError
 from s2d_core.rollouts.torch_engine import TorchEngine, processed_logprobs
 from s2d_core.rollouts.types import Request, Sampling
 
@@ -64,19 +75,38 @@ def test_completions_end_with_eos_or_at_the_limit():
     assert reasons == {"stop", "length"}
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_sampled_frequencies_fit_the_model_s_probabilities(temperature):
-    model, prompt, n = tiny_model(), (5, 9, 14), 4000
-    (group,) = TorchEngine(tiny_model(), EOS, n).generate(
-        [Request("a", prompt, 7)], Sampling(max_tokens=1, temperature=temperature, n=n)
-    )
-    counts = torch.bincount(torch.tensor([r.completion_ids[0] for r in group]), minlength=24).double()
-    powered = first_token_probabilities(model, prompt) ** (1.0 / temperature)
-    expected = n * powered / powered.sum()
-    common = expected >= 5
-    observed = torch.cat([counts[common], counts[~common].sum()[None]])
-    wanted = torch.cat([expected[common], expected[~common].sum()[None]])
-    assert chisquare(observed.numpy(), (wanted * observed.sum() / wanted.sum()).numpy()).pvalue > 1e-3
+@pytest.mark.parametrize("sampling", TRUNCATIONS, ids=str)
+def test_sampled_frequencies_fit_the_model_s_probabilities(sampling):
+    prompt, n = (5, 9, 14), 4000
+    (group,) = TorchEngine(tiny_model(), EOS, n).generate([Request("a", prompt, 7)], replace(sampling, n=n))
+    assert goodness_of_fit(group, completion_probabilities(tiny_model(), prompt, sampling)) > 1e-3
+
+
+@pytest.mark.parametrize("sampling", TRUNCATIONS, ids=str)
+def test_log_probabilities_are_of_the_distribution_sampled_from(sampling):
+    model = tiny_model()
+    for group in TorchEngine(tiny_model(), EOS).generate(make_requests(20), replace(sampling, max_tokens=8, n=2)):
+        for rollout in group:
+            assert rollout.logprobs == pytest.approx(truncated_logprobs(model, rollout, sampling), abs=1e-4)
+
+
+def test_groups_larger_than_a_batch_are_sampled_whole():
+    groups = TorchEngine(tiny_model(), EOS, batch_size=2).generate(make_requests(3), Sampling(max_tokens=4, n=5))
+    assert [len(group) for group in groups] == [5, 5, 5]
+
+
+def test_a_model_in_training_is_sampled_from_as_it_is_and_stays_trainable():
+    model = tiny_model().train()
+    engine = TorchEngine(model, EOS)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(2):
+        for group in engine.generate(make_requests(5), Sampling(max_tokens=6)):
+            assert group[0].logprobs == pytest.approx(exact_logprobs(model, group[0]), abs=1e-4)
+        assert model.training
+        ids = torch.tensor([[5, 6, 7]])
+        model(ids, labels=ids).loss.backward()
+        optimiser.step()
+        engine.load_weights(model.named_parameters())  # the very same tensors
 
 
 def test_new_weights_are_used_from_the_next_generation_on():
@@ -86,9 +116,28 @@ def test_new_weights_are_used_from_the_next_generation_on():
         assert group[0].logprobs == pytest.approx(exact_logprobs(other, group[0]), abs=1e-4)
 
 
-def test_weights_of_an_unknown_name_are_refused():
-    with pytest.raises(KeyError, match="nothing"):
-        TorchEngine(tiny_model(), EOS).load_weights([("nothing", torch.zeros(1))])
+def test_a_state_dict_with_its_tied_names_is_loaded_too():
+    engine, other = TorchEngine(tiny_model(), EOS), tiny_model(seed=1)
+    engine.load_weights(other.state_dict().items())
+    torch.testing.assert_close(engine.model.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("nothing", (1,), "weight nothing .* no such parameter"),
+        ("model.norm.weight", (1,), r"model.norm.weight of shape \(1,\) .* has shape \(64,\)"),
+    ],
+)
+def test_weights_of_an_unknown_name_or_another_shape_are_refused(name, shape, message):
+    with pytest.raises(RolloutError, match=message):
+        TorchEngine(tiny_model(), EOS).load_weights([(name, torch.zeros(shape))])
+
+
+def test_weights_that_do_not_cover_the_model_are_refused():
+    partial = [pair for pair in tiny_model().named_parameters() if pair[0] != "model.norm.weight"]
+    with pytest.raises(RolloutError, match=r"1 of the model's weights .* model\.norm\.weight"):
+        TorchEngine(tiny_model(), EOS).load_weights(partial)
 
 
 def test_no_requests_give_no_rollouts():

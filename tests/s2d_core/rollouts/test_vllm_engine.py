@@ -1,9 +1,19 @@
 """vLLM against the torch engine and the model itself. One engine serves all of these tests: it is slow to start."""
 
+from dataclasses import replace
+
 import pytest
-import torch
-from scipy.stats import chisquare
-from tiny_models import EOS, exact_logprobs, first_token_probabilities, make_requests, tiny_model
+from tiny_models import (
+    EOS,
+    OTHER_STOPS,
+    TRUNCATIONS,
+    completion_probabilities,
+    exact_logprobs,
+    goodness_of_fit,
+    make_requests,
+    tiny_model,
+    truncated_logprobs,
+)
 
 from s2d_core.config.schema import RolloutsConfig
 from s2d_core.rollouts import make_engine
@@ -41,23 +51,35 @@ def test_greedy_completions_and_their_log_probabilities_are_the_torch_engine_s(e
         assert theirs.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
 
 
-def test_sampled_frequencies_fit_the_model_s_probabilities(engine):
-    prompt, n = (5, 9, 14), 2000
-    # vLLM draws the i-th completion of a request from seed + i: seeds must lie further apart than that, as hashes do.
-    requests = [Request(str(i), prompt, 1_000_003 * i) for i in range(n // 50)]
-    groups = engine.generate(requests, Sampling(max_tokens=1, n=50))
-    tokens = torch.tensor([rollout.completion_ids[0] for group in groups for rollout in group])
-    counts = torch.bincount(tokens, minlength=24).double()
-    expected = n * first_token_probabilities(tiny_model(), prompt)
-    common = expected >= 5
-    observed = torch.cat([counts[common], counts[~common].sum()[None]])
-    wanted = torch.cat([expected[common], expected[~common].sum()[None]])
-    assert chisquare(observed.numpy(), (wanted * observed.sum() / wanted.sum()).numpy()).pvalue > 1e-3
+@pytest.mark.parametrize("sampling", TRUNCATIONS, ids=str)
+def test_sampled_frequencies_fit_the_model_s_probabilities(engine, sampling):
+    prompt, n = (5, 9, 14), 40
+    requests = [Request(str(i), prompt, i) for i in range(50)]
+    rollouts = [rollout for group in engine.generate(requests, replace(sampling, n=n)) for rollout in group]
+    assert goodness_of_fit(rollouts, completion_probabilities(tiny_model(), prompt, sampling)) > 1e-3
 
 
-def test_log_probabilities_are_of_the_truncated_distribution(engine):
-    for group in engine.generate(make_requests(4), Sampling(max_tokens=4, top_k=1)):
-        assert group[0].logprobs == pytest.approx([0.0] * len(group[0].logprobs), abs=1e-5)
+@pytest.mark.parametrize("sampling", TRUNCATIONS, ids=str)
+def test_log_probabilities_are_of_the_distribution_sampled_from(engine, sampling):
+    model = tiny_model()
+    for group in engine.generate(make_requests(20), replace(sampling, max_tokens=8, n=2)):
+        for rollout in group:
+            assert rollout.logprobs == pytest.approx(truncated_logprobs(model, rollout, sampling), abs=1e-4)
+
+
+def test_neighbouring_seeds_share_no_draws(engine):
+    requests = [Request(str(seed), (5, 9, 14), seed) for seed in range(2)]
+    first, second = engine.generate(requests, Sampling(max_tokens=12, n=8))
+    assert not {tuple(r.completion_ids) for r in first if len(r.completion_ids) > 5} & {
+        tuple(r.completion_ids) for r in second
+    }
+
+
+def test_only_the_given_eos_ends_a_completion(engine):
+    """The model folder's generation settings name further stop tokens, and a temperature."""
+    rollouts = [r for group in engine.generate(make_requests(40), Sampling(max_tokens=12, n=4)) for r in group]
+    assert any(token in OTHER_STOPS for rollout in rollouts for token in rollout.completion_ids[:-1])
+    assert all(r.completion_ids[-1] == EOS or len(r.completion_ids) == 12 for r in rollouts)
 
 
 def test_new_weights_are_used_at_once_and_no_cached_prefix_survives_them(engine):
