@@ -5,30 +5,23 @@ main thread of a process. So it runs in worker processes that are killed at the 
 it happens in this process: a Verifier may be used from any thread and inside a Ray worker.
 """
 
-import multiprocessing
 import re
 import threading
-import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from s2d_core.data.problems import Problem
-from s2d_core.errors import ResourceError
 from s2d_core.rewards.boxes import last_box
-from s2d_core.rewards.grading import grade, initialise
+from s2d_core.rewards.worker import Worker
 
 Status = Literal["correct", "wrong", "malformed", "timeout"]
 Pair = tuple[str, str]  # what stands in the box, gold answer
 
 MAX_CHARACTERS = 1000  # longer answers are never parsed: equal as strings, or wrong
 MEMO_SIZE = 16_384
-ATTEMPTS = 3
-# A pool in which nothing ends for this long past the time limit has lost its workers' queue.
-STALL_GRACE_S = 60.0
-POLL_S = 1.0
-TASKS_PER_WORKER = 20_000  # the parser's caches grow with every new text
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
 
@@ -49,8 +42,7 @@ class Verifier:
     """
 
     def __init__(self, workers: int = 1, timeout_s: float = 5.0, memory_mb: int = 2048) -> None:
-        self._workers, self._timeout_s, self._memory_mb = workers, timeout_s, memory_mb
-        self._pool: Any = None
+        self._workers = [Worker(timeout_s, memory_mb) for _ in range(workers)]
         self._memo: dict[Pair, Status] = {}
         self._lock = threading.Lock()  # one batch at a time
 
@@ -80,7 +72,8 @@ class Verifier:
     def close(self) -> None:
         """End the worker processes. The verifier may be used again; it then starts new ones."""
         with self._lock:
-            self._stop_pool()
+            for worker in self._workers:
+                worker.close()
 
     def __enter__(self) -> "Verifier":
         return self
@@ -101,75 +94,24 @@ class Verifier:
         return decided | asked
 
     def _ask(self, pairs: set[Pair]) -> dict[Pair, Status]:
-        """Verdicts of the worker processes. A pair that was being read when its worker died is read once more."""
+        """Verdicts of the worker processes, each of which takes the next pair when it is done with one."""
+        waiting = deque(sorted(pairs))
         statuses: dict[Pair, Status] = {}
-        deaths: set[Pair] = set()
-        waiting = sorted(pairs)
-        breaks = 0
-        while waiting:
-            known = len(statuses)
-            try:
-                pool = self._started_pool()
-                futures = [pool.schedule(grade, args=pair, timeout=self._timeout_s) for pair in waiting]
-                for pair, future in zip(waiting, futures, strict=True):
-                    status = self._status(pool, future)
-                    if status is None and pair in deaths:
-                        status = "timeout"
-                    if status is None:
-                        deaths.add(pair)
-                    else:
-                        statuses[pair] = status
-            except RuntimeError as error:  # the pool failed, not an answer
-                self._stop_pool()
-                breaks = breaks + 1 if len(statuses) == known else 1
-                if breaks == ATTEMPTS:
-                    raise ResourceError(
-                        f"verifier: its {self._workers} worker process(es) broke {ATTEMPTS} times in a row ({error}); "
-                        f"check the machine's free memory and process limits, or lower verifier.workers"
-                    ) from error
-            waiting = [pair for pair in waiting if pair not in statuses]
+
+        def drain(worker: Worker) -> None:
+            while True:
+                try:
+                    pair = waiting.popleft()
+                except IndexError:
+                    return
+                statuses[pair] = worker.grade(*pair)
+
+        workers = self._workers[: len(pairs)]
+        if workers:
+            with ThreadPoolExecutor(len(workers)) as threads:
+                for done in [threads.submit(drain, worker) for worker in workers]:
+                    done.result()
         return statuses
-
-    def _status(self, pool: Any, future: Any) -> Status | None:
-        """Waits for one answer. None: its worker died. Raises RuntimeError when no answer can come any more."""
-        from pebble import ProcessExpired
-
-        deadline = time.monotonic() + self._timeout_s + STALL_GRACE_S
-        while not wait([future], timeout=POLL_S).done:
-            if not pool.active or time.monotonic() > deadline:
-                raise RuntimeError("no worker answers")
-        error = future.exception()
-        if isinstance(error, TimeoutError):
-            return "timeout"
-        if isinstance(error, ProcessExpired):
-            return None
-        if error is not None:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
-        return future.result()
-
-    def _started_pool(self) -> Any:
-        from pebble import ProcessPool
-
-        if self._pool is not None and not self._pool.active:
-            self._stop_pool()
-        if self._pool is None:
-            # Forked from a clean server process: safe with threads here, and a replacement starts in no time.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["math_verify"])
-            self._pool = ProcessPool(
-                max_workers=self._workers,
-                max_tasks=TASKS_PER_WORKER,
-                initializer=initialise,
-                initargs=(self._timeout_s, self._memory_mb),
-                context=context,
-            )
-        return self._pool
-
-    def _stop_pool(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.stop()
-            pool.join()
 
 
 def _compare(box: str, gold: str) -> Status | None:

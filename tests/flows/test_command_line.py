@@ -26,7 +26,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return kept | {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect-home"))}
 
 
-def run(words: list[str], environment: dict[str, str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run(words: list[str], environment: dict[str, str], timeout: float = 550) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
@@ -67,33 +67,6 @@ def test_a_cluster_that_is_not_there_is_one_message_and_nothing_is_trained(
     assert "Traceback" not in done.stdout + done.stderr
     assert "launch.address = '127.0.0.1:1'" in done.stderr
     assert not list((tmp_path / "store").glob("stages/*/manifest.json"))
-
-
-@pytest.mark.slow
-def test_two_runs_that_race_train_each_stage_once(tmp_path: Path, environment: dict[str, str]) -> None:
-    root = tmp_path / "store"
-    words = command(root, "launch.mode=inproc", arms=("direct_grpo",))
-    first, second = (
-        subprocess.Popen(
-            words,
-            cwd=ROOT,
-            env=environment | {"PREFECT_HOME": str(tmp_path / home)},  # they race for our store, not for Prefect's
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for home in ("first", "second")
-    )
-    outputs = [process.communicate(timeout=300) for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0), outputs
-    lines = [line for out, _ in outputs for line in out.splitlines()]
-    done = [line for line in lines if line.endswith(": done")]
-    cached = [line for line in lines if line.endswith(": cached")]
-    assert len(done) == len(set(done)) == 4  # data, pretrain_student, student_rl, evaluate
-    assert len(cached) == 4
-    finished = _finished_runs(root)
-    assert sorted(finished) == sorted(set(finished))
-    assert len(finished) == 4
 
 
 @pytest.mark.slow

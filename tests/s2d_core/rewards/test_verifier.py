@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,11 +23,15 @@ def boxed(text):
     return f"so the answer is \\boxed{{{text}}}"
 
 
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def worker_processes():
-    """The verifier's processes below this one: children of a fork server."""
-    below = psutil.Process().children(recursive=True)
-    servers = {p.pid for p in below if any("forkserver" in part for part in p.cmdline()) and p.ppid() == os.getpid()}
-    return [p for p in below if p.ppid() in servers]
+    return [p for p in psutil.Process().children() if "s2d_core.rewards.grading" in p.cmdline()]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +135,7 @@ def kill_workers():
 def test_killed_workers_are_replaced_and_their_answers_read_again(kill_workers, at_once):
     with Verifier(workers=2, timeout_s=20.0) as verifier:
         verifier.score([(boxed("1/2"), "0.5")])
-        batch = [(boxed(f"{i}/7+x"), f"x+{i}/7") for i in range(1500)]
+        batch = [(boxed(f"{i}/7+x"), f"x+{i}/7") for i in range(1000)]
         verdicts: list[Verdict] = []
         scoring = threading.Thread(target=lambda: verdicts.extend(verifier.score(batch)))
         scoring.start()
@@ -137,7 +143,7 @@ def test_killed_workers_are_replaced_and_their_answers_read_again(kill_workers, 
         assert kill_workers(at_once) == at_once
         assert scoring.is_alive()
         scoring.join()
-        assert len(verdicts) == 1500
+        assert len(verdicts) == 1000
         assert {v.status for v in verdicts} == {"correct"}
 
 
@@ -206,6 +212,23 @@ def test_real_gold_answers_in_a_box_are_correct_and_math_verify_recognises_them(
     assert [v.status for v in verifier.score([(boxed(gold), gold) for gold in golds])] == ["correct"] * problems
     bad = verifier.check_answers([Problem(id=str(i), prompt="p", answer=gold) for i, gold in enumerate(golds)])
     assert len(bad) <= unrecognised
+
+
+@pytest.mark.slow
+def test_a_busy_worker_ends_by_itself_when_its_parent_is_gone():
+    script = (
+        f"from s2d_core.rewards.verifier import Verifier; Verifier(timeout_s=1.5).score([({boxed(SLOW)!r}, '1/3')])"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        wait_until(lambda: psutil.Process(parent.pid).children())
+        (orphan,) = psutil.Process(parent.pid).children()
+        wait_until(lambda: sum(orphan.cpu_times()[:2]) > 0.1)
+        time.sleep(1.0)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not orphan.is_running())
 
 
 @pytest.mark.slow
