@@ -105,18 +105,8 @@ def test_the_whole_experiment_on_a_local_cluster_prints_the_table_and_the_report
     began = time.monotonic()
     again = run(command(root), environment)
     assert again.returncode == 0
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 90  # 12 s on an idle machine; other tests run beside this one
     assert again.stdout.count(": cached") == 13
-
-
-def _finished_runs(root: Path) -> list[str]:
-    """Fingerprints of MLflow's finished stage runs."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, "attributes.status = 'FINISHED'")
-    return [run.data.tags["s2d.fingerprint"] for run in runs if "s2d.fingerprint" in run.data.tags]
 
 
 def _wait(condition, seconds: float) -> None:  # type: ignore[no-untyped-def]
