@@ -229,6 +229,7 @@ def test_a_busy_worker_ends_by_itself_when_its_parent_is_gone():
         parent.kill()
         parent.wait()
     wait_until(lambda: not orphan.is_running())
+    assert not psutil.pid_exists(orphan.pid)
 
 
 @pytest.mark.slow
