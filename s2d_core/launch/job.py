@@ -67,8 +67,13 @@ class RayJob:
             try:
                 return self._submit(f"{self.spec.id}-{len(tries) + 1}", directory)
             except RuntimeError as error:  # a head that has just come up answers before it can take jobs
-                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                if "No available agent" not in str(error):
                     raise
+                if time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"its dashboard agent has not come up in {AGENT_SECONDS:.0f} s: another head on the machine may "
+                        "hold its port, see dashboard_agent.log and --dashboard-agent-listen-port"
+                    ) from error
                 time.sleep(1.0)
 
     def _submit(self, submission_id: str, directory: Path) -> str:

@@ -32,24 +32,29 @@ def specs(config: Config) -> dict[str, StageSpec]:
     return {spec.name: spec for spec in plan(config, ["direct_grpo"], [0]).specs.values()}
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
     """A head node with its job server, on loopback; ends with the module."""
     import ray
 
-    port = free_port()
+    port, agent_port = free_port(), free_port()
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=3"]
     command += [f"--port={free_port()}", f"--dashboard-port={port}", "--node-ip-address=127.0.0.1"]
+    # Ray's default for these two are fixed ports; a head that does not get its agent's takes no jobs, and says nothing.
+    command += [f"--dashboard-agent-listen-port={agent_port}", f"--ray-client-server-port={free_port()}"]
     command += ["--include-dashboard=true", "--object-store-memory=104857600", "--disable-usage-stats"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     try:
-        while True:
-            assert process.poll() is None and time.monotonic() < deadline, "the head node did not start"
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.5)
+        for needed in (port, agent_port):
+            while not answers(needed):
+                assert process.poll() is None and time.monotonic() < deadline, "the head node did not start"
+                time.sleep(0.5)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
