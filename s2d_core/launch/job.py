@@ -71,8 +71,8 @@ class RayJob:
                     raise
                 if time.monotonic() > deadline:
                     raise RuntimeError(
-                        f"its dashboard agent has not come up in {AGENT_SECONDS:.0f} s: another head on the machine may "
-                        "hold its port, see dashboard_agent.log and --dashboard-agent-listen-port"
+                        f"its dashboard agent has not come up in {AGENT_SECONDS:.0f} s: another head on the machine "
+                        "may hold its port, see dashboard_agent.log and --dashboard-agent-listen-port"
                     ) from error
                 time.sleep(1.0)
 
