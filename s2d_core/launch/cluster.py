@@ -21,10 +21,15 @@ def connect(config: Config) -> None:
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    local = config.launch.address == "local"
+    if local:
+        # Ray replaces a loopback address by the machine's own, and then listens everywhere, unless told that nodes on
+        # other machines are not wanted, by a variable that it reads on import.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     if not ray.is_initialized():
-        if config.launch.address == "local":
+        if local:
             _start_local(config)
         else:
             _attach(config.launch.address)
@@ -47,9 +52,9 @@ def stage_resources(config: Config) -> dict[str, float]:
 
 
 def _start_local(config: Config) -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback, one user, gone with this process
     import ray
 
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback, one user, gone with this process
     needed = config.launch.parallel_stages * stage_resources(config)["CPU"]
     cpus = config.launch.cpus or max(os.cpu_count() or 1, round(needed))
     ray.init(

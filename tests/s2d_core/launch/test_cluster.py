@@ -1,6 +1,9 @@
 """Attaching to a Ray cluster: a local one of this process's own, and what is said when there is none."""
 
 import socket
+import subprocess
+import sys
+from ipaddress import ip_address
 
 import pytest
 
@@ -50,6 +53,30 @@ def test_a_cluster_too_small_for_a_stage_is_refused_before_anything_starts(tmp_p
             connect(configured(tmp_path, "launch.cpus=2", "training.workers=9"))
     finally:
         disconnect()
+
+
+LISTENERS = """
+import psutil, sys
+from s2d_core.config.compose import load_config
+from s2d_core.launch.cluster import connect, disconnect
+connect(load_config("smoke", [f"store={sys.argv[1]}", "launch.cpus=2"]))
+here = psutil.Process()
+for process in [here, *here.children(recursive=True)]:
+    for connection in process.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN:
+            print(connection.laddr.ip)
+disconnect()
+"""
+
+
+@pytest.mark.slow
+def test_a_local_cluster_listens_on_loopback_only(tmp_path: object) -> None:
+    # In a process of its own, since Ray reads how to listen when it is first imported.
+    command = [sys.executable, "-c", LISTENERS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    addresses = {ip_address(line.removeprefix("::ffff:")) for line in done.stdout.split()}
+    assert addresses, done.stderr
+    assert all(address.is_loopback for address in addresses)
 
 
 @pytest.mark.slow
