@@ -1,7 +1,9 @@
 """``python -m flows``: run ``sparse_to_dense`` from a terminal, with a progress bar and one clear message on error."""
 
 import argparse
+import signal
 import sys
+from typing import NoReturn
 
 
 def main() -> int:
@@ -9,6 +11,7 @@ def main() -> int:
     print(f"sparse-to-dense: {arguments.recipe}, seeds {' '.join(map(str, arguments.seeds))}", flush=True)
     from s2d_core.errors import S2DError
 
+    signal.signal(signal.SIGTERM, stop)
     try:
         return run(arguments)
     except S2DError as error:
@@ -17,6 +20,11 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
+
+
+def stop(number: int, frame: object) -> NoReturn:
+    """SIGTERM ends a run as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def parse() -> argparse.Namespace:

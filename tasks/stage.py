@@ -24,6 +24,7 @@ from tasks.tracking import Tracker
 POLL_S = 0.5
 LOG_EVERY_S = 5.0
 GRACE_S = 60.0
+STOP_S = 15.0
 
 # (stage id, steps done, steps in all, state: waiting, running, cached, done, failed)
 Listener = Callable[[StageSpec, int, int, str], None]
@@ -45,10 +46,15 @@ class Runner:
         self.tell: Listener = listener or (lambda spec, done, steps, state: None)
         self.cached: set[str] = set()
         self._stopped = threading.Event()
+        self._running: set[str] = set()
+        self._ended = threading.Condition()
 
     def stop(self) -> None:
-        """End every stage of this flow run, running or waiting, within a second or so."""
+        """End every stage of this flow run, running or waiting. Returns when none uses the cluster any more, so that
+        the caller can leave it, or after STOP_S."""
         self._stopped.set()
+        with self._ended:
+            self._ended.wait_for(lambda: not self._running, STOP_S)
 
     def run(self, spec: StageSpec) -> StageResult:
         """The stage's result: at once if it is finished, else by running it. Raises the S2DError that ended it."""
@@ -61,7 +67,7 @@ class Runner:
             slot = nullcontext()
         # The lock also when it is finished: whoever finished it may still be telling MLflow.
         with slot, exclusive(lock, self._go_on):
-            return self._finished(spec) or self._execute(spec)
+            return self._finished(spec) or self._tracked(spec)
 
     def _go_on(self) -> None:
         """Raises when the flow run is being stopped."""
@@ -76,6 +82,18 @@ class Runner:
             self.tell(spec, 1, 1, "cached")
         return result
 
+    def _tracked(self, spec: StageSpec) -> StageResult:
+        """``_execute``, known to ``stop`` as long as it lasts."""
+        with self._ended:
+            self._running.add(spec.id)
+        try:
+            self._go_on()
+            return self._execute(spec)
+        finally:
+            with self._ended:
+                self._running.discard(spec.id)
+                self._ended.notify_all()
+
     def _execute(self, spec: StageSpec) -> StageResult:
         logger, directory = get_run_logger(), self.store.dir(spec)
         logger.info("%s: running in %s", spec.id, directory)
@@ -86,8 +104,8 @@ class Runner:
             result = handle.result()
         except BaseException as error:
             handle.cancel()
-            if not isinstance(error, StoppedError):
-                handle.wait(GRACE_S)  # a retry must not meet the try before it
+            # Neither a retry nor the end of the run may meet it alive.
+            handle.wait(STOP_S if isinstance(error, StoppedError) else GRACE_S)
             self.tracker.fail(run_id)
             self.tell(spec, 0, 1, "failed")
             raise error

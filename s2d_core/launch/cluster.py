@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from s2d_core.config.schema import Config
 from s2d_core.errors import ResourceError
@@ -29,10 +32,8 @@ def connect(config: Config) -> None:
     import ray
 
     if not ray.is_initialized():
-        if local:
-            _start_local(config)
-        else:
-            _attach(config.launch.address)
+        with _keeping_sigterm():
+            _start_local(config) if local else _attach(config.launch.address)
     _check_resources(config, ray.cluster_resources())
 
 
@@ -66,6 +67,18 @@ def _start_local(config: Config) -> None:
         logging_level=logging.ERROR,
         log_to_driver=False,  # stages write their own log, which the caller follows
     )
+
+
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and aborts the process 3 s after one. Whoever had it, as Prefect does in a flow
+    run, needs it to stop stages in good order."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _attach(address: str) -> None:

@@ -30,21 +30,17 @@ def launch(spec: StageSpec, config: LaunchConfig) -> Handle:
 
         return RayJob(spec, config)
     if config.mode == "ray":
-        if spec.kind != "train" and spec.execution["training"]["workers"] == 1:
-            from s2d_core.launch.ray_task import RayTask
+        from s2d_core.launch.ray_task import RayTask
 
-            return RayTask(spec)
-        from s2d_core.training.ray_train import fit
-
-        return ThreadHandle(fit, spec)
+        return RayTask(spec)
     from s2d_core.run_stage import run_stage
 
-    return ThreadHandle(run_stage, spec)
+    return InProcess(run_stage, spec)
 
 
-class ThreadHandle:
-    """A blocking call in a daemon thread. A thread cannot be interrupted, so a training stage is asked to stop by a
-    file in its directory, read between steps; whatever still runs ends with the process."""
+class InProcess:
+    """The stage in a daemon thread of this process. A thread cannot be interrupted, so a training stage is asked to
+    stop by a file in its directory, read between steps; whatever still runs ends with the process."""
 
     def __init__(self, run: Callable[[StageSpec], StageResult], spec: StageSpec) -> None:
         self._cancel = Store(spec.execution["store"]).dir(spec) / CANCEL

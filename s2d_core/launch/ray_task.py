@@ -1,5 +1,5 @@
-"""A stage that trains nothing, as a plain Ray task. Ray keeps task workers warm: the next one starts at once, where
-Ray Train would start, for each stage, a controller and a worker that import everything anew."""
+"""A stage as a Ray task. A task can be ended at any moment, whatever it is in, and leaves no thread behind in the
+process that launched it."""
 
 from s2d_core.config.schema import TrainingConfig
 from s2d_core.errors import StageError
@@ -8,16 +8,22 @@ from s2d_core.spec import StageResult, StageSpec
 
 
 class RayTask:
-    """``run_stage(spec)`` on the attached cluster, once more whenever its worker dies (``training.max_failures``)."""
+    """The stage on the attached cluster, once more whenever its process dies (``training.max_failures``).
+
+    A stage that trains, or has several workers, is a Ray Train job, which the task only drives. Any other runs in the
+    task itself: Ray keeps task workers warm, and the next one starts at once, where Ray Train would start, for each
+    stage, a controller and a worker that import everything anew.
+    """
 
     def __init__(self, spec: StageSpec) -> None:
         import ray
 
         training = TrainingConfig(**spec.execution["training"])
-        remote = ray.remote(run_stage).options(
+        drives = spec.kind == "train" or training.workers > 1
+        remote = ray.remote(_fit if drives else run_stage).options(
             name=spec.id,
-            num_cpus=training.cpus_per_worker,
-            num_gpus=training.gpus_per_worker,
+            num_cpus=0 if drives else training.cpus_per_worker,
+            num_gpus=0 if drives else training.gpus_per_worker,
             max_retries=training.max_failures,
         )
         self.spec, self._reference = spec, remote.remote(spec)
@@ -35,7 +41,8 @@ class RayTask:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
-            raise StageError(f"{self.spec.id}: {str(error).splitlines()[0]}") from error
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise StageError(f"{self.spec.id}: {lines[0]}") from error
         return result
 
     def cancel(self) -> None:
@@ -43,3 +50,9 @@ class RayTask:
 
         if not self.wait(0):  # Ray aborts the whole process when told to cancel a task that has just failed
             ray.cancel(self._reference, force=True)
+
+
+def _fit(spec: StageSpec) -> StageResult:
+    from s2d_core.training.ray_train import fit
+
+    return fit(spec)

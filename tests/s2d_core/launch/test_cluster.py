@@ -73,7 +73,7 @@ disconnect()
 def test_a_local_cluster_listens_on_loopback_only(tmp_path: object) -> None:
     # In a process of its own, since Ray reads how to listen when it is first imported.
     command = [sys.executable, "-c", LISTENERS, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     addresses = {ip_address(line.removeprefix("::ffff:")) for line in done.stdout.split()}
     assert addresses, done.stderr
     assert all(address.is_loopback for address in addresses)
@@ -86,7 +86,7 @@ def test_stages_run_on_a_local_cluster_and_report_their_own_errors(tmp_path: obj
     connect(config)
     try:
         data, orphan = launch(specs["data"], config.launch), launch(specs["student_rl"], config.launch)
-        assert data.wait(180.0) and orphan.wait(180.0)
+        assert data.wait(240.0) and orphan.wait(240.0)
         assert data.result().name == "data"
         with pytest.raises(CheckpointError):
             orphan.result()

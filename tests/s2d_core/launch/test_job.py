@@ -49,7 +49,7 @@ def head() -> Iterator[str]:
     command += [f"--dashboard-agent-listen-port={agent_port}", f"--ray-client-server-port={free_port()}"]
     command += ["--include-dashboard=true", "--object-store-memory=104857600", "--disable-usage-stats"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     try:
         for needed in (port, agent_port):
             while not answers(needed):
@@ -75,7 +75,7 @@ def test_two_launchers_of_one_spec_share_one_job(tmp_path: Path, head: str) -> N
     config = configured(tmp_path, head)
     spec = specs(config)["data"]
     first, second = launch(spec, config.launch), launch(spec, config.launch)
-    assert first.wait(240.0) and second.wait(10.0)
+    assert first.wait(240.0) and second.wait(120.0)
     assert first.result() == second.result()
     jobs = [job for job in JobSubmissionClient(head).list_jobs() if (job.submission_id or "").startswith(spec.id)]
     assert len(jobs) == 1
@@ -97,6 +97,6 @@ def test_a_cancelled_job_ends(tmp_path: Path, head: str) -> None:
     config = configured(tmp_path, head)
     handle = launch(specs(config)["pretrain_student"], config.launch)
     handle.cancel()
-    assert handle.wait(60.0)
+    assert handle.wait(240.0)
     with pytest.raises(S2DError, match="STOPPED"):
         handle.result()

@@ -1,4 +1,5 @@
-"""``kill -9`` of a training worker in the middle of a stage: the stage goes on by itself and nothing differs."""
+"""A stage on a cluster, disturbed in the middle: killed, it goes on by itself and no number differs; cancelled, it is
+gone at once."""
 
 import json
 import time
@@ -9,7 +10,8 @@ import pytest
 
 from s2d_core.config.compose import load_config
 from s2d_core.config.schema import Config
-from s2d_core.launch import launch
+from s2d_core.errors import StageError
+from s2d_core.launch import Handle, launch
 from s2d_core.launch.cluster import connect, disconnect
 from s2d_core.plan import plan
 from s2d_core.spec import StageSpec
@@ -20,8 +22,8 @@ pytestmark = pytest.mark.slow
 STEPS = 400
 
 
-def configured(root: Path, mode: str) -> Config:
-    overrides = [f"stages.pretrain_student.steps={STEPS}", "training.checkpoint_every=20", "launch.cpus=2"]
+def configured(root: Path, mode: str, steps: int = STEPS) -> Config:
+    overrides = [f"stages.pretrain_student.steps={steps}", "training.checkpoint_every=20", "launch.cpus=2"]
     return load_config("smoke", [f"store={root}", f"launch.mode={mode}", *overrides])
 
 
@@ -40,21 +42,25 @@ def training_workers() -> list[psutil.Process]:
     return [child for child in psutil.Process().children(recursive=True) if "TrainWorker" in child.name()]
 
 
+def in_the_middle(spec: StageSpec, config: Config) -> Handle:
+    """``spec`` launched, and at its first checkpoint by now."""
+    handle, deadline = launch(spec, config.launch), time.monotonic() + 240
+    while not any((Store(config.store).dir(spec) / "checkpoints").glob("step_*")):
+        assert time.monotonic() < deadline and not handle.wait(0.05)
+    return handle
+
+
 def test_a_killed_worker_changes_no_number(tmp_path: Path) -> None:
     undisturbed = configured(tmp_path / "undisturbed", "inproc")
     handle = launch(pretraining(undisturbed), undisturbed.launch)
-    assert handle.wait(120.0)
+    assert handle.wait(240.0)
     handle.result()
 
     disturbed = configured(tmp_path / "disturbed", "ray")
     spec = pretraining(disturbed)
     connect(disturbed)
     try:
-        handle = launch(spec, disturbed.launch)
-        checkpoints = Store(disturbed.store).dir(spec) / "checkpoints"
-        deadline = time.monotonic() + 120
-        while not any(checkpoints.glob("step_*")):
-            assert time.monotonic() < deadline and not handle.wait(0.05)
+        handle = in_the_middle(spec, disturbed)
         (worker,) = training_workers()
         worker.kill()
         assert handle.wait(240.0)
@@ -66,3 +72,20 @@ def test_a_killed_worker_changes_no_number(tmp_path: Path) -> None:
     assert numbers(disturbed) == numbers(undisturbed)
     weights = [Store(c.store).dir(pretraining(c)) / "model" / "model.safetensors" for c in (disturbed, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_cancelled_stage_frees_its_workers_within_15_seconds(tmp_path: Path) -> None:
+    config = configured(tmp_path, "ray", steps=100_000)
+    connect(config)
+    try:
+        handle = in_the_middle(pretraining(config), config)
+        (worker,) = training_workers()
+        began = time.monotonic()
+        handle.cancel()
+        psutil.wait_procs([worker], timeout=120)
+        assert not worker.is_running() and time.monotonic() - began < 15
+        assert handle.wait(1.0)
+        with pytest.raises(StageError, match="pretrain_student"):
+            handle.result()
+    finally:
+        disconnect()

@@ -113,16 +113,16 @@ def test_a_worker_that_dies_once_too_often_is_named(fleet_of):
 
 
 def test_a_sync_that_does_not_answer_fails_in_time_and_names_the_worker(fleet_of):
-    fleet = fleet_of(partial(Slow, load_s=30.0), workers=1, sync_timeout_s=2.0)
+    fleet = fleet_of(partial(Slow, load_s=60.0), workers=1, sync_timeout_s=2.0)
     fleet.pids()  # up and running
     began = time.monotonic()
     with pytest.raises(RolloutError, match=r"rollout worker 0: no weights loaded within .* = 2 s"):
         fleet.load_weights(tiny_model().named_parameters())
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 30.0
 
 
 def test_an_engine_that_is_slow_to_start_is_not_taken_for_a_sync_that_hangs(fleet_of):
-    fleet, other = fleet_of(partial(Slow, start_s=4.0), workers=1, sync_timeout_s=2.0), tiny_model(seed=1)
+    fleet, other = fleet_of(partial(Slow, start_s=10.0), workers=1, sync_timeout_s=8.0), tiny_model(seed=1)
     fleet.load_weights(other.named_parameters())
     for group in fleet.generate(make_requests(2), SAMPLING):
         assert group[0].logprobs == pytest.approx(exact_logprobs(other, group[0]), abs=1e-4)

@@ -55,7 +55,7 @@ def test_a_stage_killed_in_the_middle_ends_bit_equal_to_an_undisturbed_one(tmp_p
     write_json(tmp_path / "spec.json", spec.model_dump(mode="json"))
     command = [sys.executable, "-m", "s2d_core.run_stage", str(tmp_path / "spec.json"), "--inproc"]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    metrics, deadline = directory / "metrics.jsonl", time.monotonic() + 120
+    metrics, deadline = directory / "metrics.jsonl", time.monotonic() + 240
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 10:
         assert process.poll() is None
         assert time.monotonic() < deadline
