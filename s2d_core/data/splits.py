@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from s2d_core.config.schema import SplitSizes
+from s2d_core.data.guard import Drop, Guarded, guard
+from s2d_core.data.normalise import fold
 from s2d_core.data.problems import Problem
 from s2d_core.errors import DataError
 
@@ -15,21 +17,10 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits by name, and what was left out of them.
-
-    duplicates: problems dropped because an earlier one has the same prompt. conflicting: those of them with
-    another answer. contaminated: problems kept out of training because their prompt is in the test file.
-    """
+    """The splits by name, and what the guard left out of them."""
 
     problems: dict[str, list[Problem]]
-    duplicates: int = 0
-    conflicting: int = 0
-    contaminated: int = 0
-
-
-def fold(prompt: str) -> str:
-    """What makes two prompts the same: their text, every run of whitespace counting as one space."""
-    return " ".join(prompt.split())
+    dropped: list[Drop]
 
 
 def make_splits(
@@ -39,49 +30,43 @@ def make_splits(
     data_seed: int,
     seed: int,
     test: Sequence[Problem] | None = None,
+    evaluation: Mapping[str, Sequence[Problem]] | None = None,
 ) -> Splits:
     """Cut ``problems`` into labelled, held_out, unlabelled, validation and test.
 
     The validation and test splits depend on ``data_seed`` alone, so that every seed is measured on the same
     problems; what is left is shuffled by (``data_seed``, ``seed``) and cut into the training splits. With
-    ``test`` given, the test split is drawn from it, and whatever occurs anywhere in it is kept out of the
-    others. Unlabelled problems lose their answers.
+    ``test`` given, the test split is drawn from it. Whatever occurs anywhere in ``test``, in the further
+    ``evaluation`` sets (name → problems) or in a split that is evaluated is kept out of training. Unlabelled
+    problems lose their answers.
 
     Raises DataError when there are not enough problems, or when an id stands for two problems.
     """
-    pool, conflicting = _unique(problems)
-    duplicates = len(problems) - len(pool)
-    contaminated = 0
-    if test is not None:
-        tests, test_conflicting = _unique(test)
-        duplicates += len(test) - len(tests)
-        conflicting += test_conflicting
-        forbidden = {fold(problem.prompt) for problem in tests}
-        clean = [problem for problem in pool if fold(problem.prompt) not in forbidden]
-        contaminated, pool = len(pool) - len(clean), clean
-        _need("data.files.test", tests, {"test": sizes.test})
+    sets = {"test": test} if test is not None else {}
+    guarded = guard(problems, {**sets, **(evaluation or {})})
+    pool, dropped = guarded.kept, guarded.dropped
     wanted = {name: getattr(sizes, name) for name in (*EVALUATION, *TRAINING)}
-    _need(
-        "the training problems",
-        pool,
-        wanted if test is None else {name: size for name, size in wanted.items() if name != "test"},
-        f" after {duplicates} duplicate and {contaminated} test problems were dropped",
-    )
-
     splits: dict[str, list[Problem]] = {}
     evaluation_order = random.Random(f"evaluation:{data_seed}")
     if test is not None:
+        tests = list({fold(problem.prompt): problem for problem in reversed(test)}.values())[::-1]
+        _need("data.files.test", tests, {"test": wanted.pop("test")})
         splits["test"] = evaluation_order.sample(tests, sizes.test)
+    _need("the training problems", pool, wanted, dropped)
+
     evaluation_order.shuffle(pool)
     for name in EVALUATION:
         if name not in splits:
             splits[name], pool = pool[: wanted[name]], pool[wanted[name] :]
+    guarded = guard(pool, {name: splits[name] for name in EVALUATION})
+    pool, dropped = guarded.kept, dropped + guarded.dropped
+    _need("the training problems", pool, {name: wanted[name] for name in TRAINING}, dropped)
     random.Random(f"training:{data_seed}:{seed}").shuffle(pool)
     for name in TRAINING:
         splits[name], pool = pool[: wanted[name]], pool[wanted[name] :]
     splits["unlabelled"] = [replace(problem, answer=None) for problem in splits["unlabelled"]]
     check_disjoint(splits)
-    return Splits({name: splits[name] for name in (*TRAINING, *EVALUATION)}, duplicates, conflicting, contaminated)
+    return Splits({name: splits[name] for name in (*TRAINING, *EVALUATION)}, dropped)
 
 
 def check_disjoint(splits: Mapping[str, Iterable[Problem]]) -> None:
@@ -102,20 +87,10 @@ def check_disjoint(splits: Mapping[str, Iterable[Problem]]) -> None:
         )
 
 
-def _unique(problems: Sequence[Problem]) -> tuple[list[Problem], int]:
-    """The first problem of each folded prompt, and how many later ones have another answer."""
-    first: dict[str, Problem] = {}
-    conflicting = 0
-    for problem in problems:
-        kept = first.setdefault(fold(problem.prompt), problem)
-        conflicting += kept.answer != problem.answer
-    return list(first.values()), conflicting
-
-
-def _need(source: str, problems: Sequence[Problem], wanted: Mapping[str, int], dropped: str = "") -> None:
+def _need(source: str, problems: Sequence[Problem], wanted: Mapping[str, int], dropped: Sequence[Drop] = ()) -> None:
     if (total := sum(wanted.values())) > len(problems):
         parts = " + ".join(f"{name} {size}" for name, size in wanted.items() if size)
         raise DataError(
-            f"data.splits asks for {parts} = {total} problems, but {source} hold {len(problems)}{dropped}; "
-            "lower data.splits or give more problems"
+            f"data.splits asks for {parts} = {total} problems, but {source} hold {len(problems)}"
+            f"{f' after {say(dropped)}' if dropped else ''}; lower data.splits or give more problems"
         )
