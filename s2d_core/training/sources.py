@@ -20,6 +20,7 @@ import torch
 from s2d_core.config.schema import RolloutStage, SamplingConfig, SparseStage
 from s2d_core.data.ledger import LabelLedger
 from s2d_core.data.problems import Problem
+from s2d_core.errors import StageError
 from s2d_core.losses import group_advantages
 from s2d_core.rewards.verifier import Verdict, Verifier
 from s2d_core.rollouts.types import Engine, NamedWeights, Request, Rollout, Sampling
@@ -203,7 +204,10 @@ class TeacherRollouts:
         if self.curate:
             groups = self.curate(mine, groups)
         shares = parallel.gather({p.id: group for p, group in zip(mine, groups, strict=True)})
-        return {key: group for share in shares for key, group in share.items()}
+        stored = {key: group for share in shares for key, group in share.items()}
+        if not any(stored.values()):
+            raise StageError(f"{self.context.spec.id}: none of the teacher's rollouts is right; nothing to learn from")
+        return stored
 
     def load_weights(self, weights: NamedWeights) -> None:
         pass
