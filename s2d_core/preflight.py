@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from s2d_core.config.schema import Config, FilesConfig, ModelConfig
+from s2d_core.data import guard
 from s2d_core.errors import DataError, ResourceError
 from s2d_core.rewards.verifier import Verifier
 
@@ -56,10 +57,10 @@ def _check_data(config: Config, paths: dict[str, Path]) -> str:
 
     files = config.data.files
     assert files is not None
-    splits, _ = make_splits(config.data, seed=0, chat_tokenizer=str(paths["student"]) if files.chat else None)
+    splits = make_splits(config.data, seed=0, chat_tokenizer=str(paths["student"]) if files.chat else None)
     settings = config.verifier
     with Verifier(settings.workers, settings.timeout_s, settings.memory_mb) as verifier:
-        problems = [problem for split in splits.values() for problem in split]
+        problems = [problem for split in splits.problems.values() for problem in split]
         if len(bad := verifier.check_answers(problems)) == sum(p.answer is not None for p in problems):
             raise DataError(
                 f"{files.train}: math-verify recognises none of the answers (first: {bad[:3]}); check "
@@ -69,7 +70,7 @@ def _check_data(config: Config, paths: dict[str, Path]) -> str:
 
 
 def _hash_files(files: FilesConfig) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"guard {guard.VERSION}".encode())
     for name in filter(None, (files.train, files.test)):
         with Path(name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -76,7 +76,7 @@ class Store:
     def commit(self, spec: StageSpec, result: StageResult) -> None:
         """Publish ``result``; from here on the stage is finished."""
         directory = self.dir(spec)
-        kept = ("model", "dataset", "samples.jsonl", "metrics.jsonl")
+        kept = ("model", "dataset", "dropped.jsonl", "samples.jsonl", "metrics.jsonl")
         files = [path for name in kept for path in _files(directory / name)]
         sizes = {str(path.relative_to(directory)): path.stat().st_size for path in sorted(files)}
         result = result.model_copy(update={"sizes": sizes})

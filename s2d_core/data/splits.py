@@ -3,9 +3,10 @@
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from s2d_core.config.schema import SplitSizes
-from s2d_core.data.guard import Drop, Guarded, guard
+from s2d_core.data.guard import Drop, Reason, guard, say
 from s2d_core.data.normalise import fold
 from s2d_core.data.problems import Problem
 from s2d_core.errors import DataError
@@ -17,10 +18,11 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits by name, and what the guard left out of them."""
+    """The splits by name, what the guard left out of them, and its counts: what it found, what it dropped and why."""
 
     problems: dict[str, list[Problem]]
     dropped: list[Drop]
+    counts: dict[str, int]
 
 
 def make_splits(
@@ -30,43 +32,44 @@ def make_splits(
     data_seed: int,
     seed: int,
     test: Sequence[Problem] | None = None,
-    evaluation: Mapping[str, Sequence[Problem]] | None = None,
 ) -> Splits:
     """Cut ``problems`` into labelled, held_out, unlabelled, validation and test.
 
     The validation and test splits depend on ``data_seed`` alone, so that every seed is measured on the same
     problems; what is left is shuffled by (``data_seed``, ``seed``) and cut into the training splits. With
-    ``test`` given, the test split is drawn from it. Whatever occurs anywhere in ``test``, in the further
-    ``evaluation`` sets (name → problems) or in a split that is evaluated is kept out of training. Unlabelled
-    problems lose their answers.
+    ``test`` given, the test split is drawn from it. The guard keeps out of training what occurs anywhere in
+    ``test``, validation or the test split, conflicting answers and all copies but one. Unlabelled problems lose
+    their answers.
 
     Raises DataError when there are not enough problems, or when an id stands for two problems.
     """
-    sets = {"test": test} if test is not None else {}
-    guarded = guard(problems, {**sets, **(evaluation or {})})
+    guarded = guard(problems, {"test": test} if test is not None else {})
     pool, dropped = guarded.kept, guarded.dropped
     wanted = {name: getattr(sizes, name) for name in (*EVALUATION, *TRAINING)}
     splits: dict[str, list[Problem]] = {}
     evaluation_order = random.Random(f"evaluation:{data_seed}")
     if test is not None:
-        tests = list({fold(problem.prompt): problem for problem in reversed(test)}.values())[::-1]
+        tests = _unique(test)
         _need("data.files.test", tests, {"test": wanted.pop("test")})
         splits["test"] = evaluation_order.sample(tests, sizes.test)
     _need("the training problems", pool, wanted, dropped)
 
     evaluation_order.shuffle(pool)
-    for name in EVALUATION:
-        if name not in splits:
-            splits[name], pool = pool[: wanted[name]], pool[wanted[name] :]
-    guarded = guard(pool, {name: splits[name] for name in EVALUATION})
-    pool, dropped = guarded.kept, dropped + guarded.dropped
+    cut = [name for name in EVALUATION if name not in splits]
+    for name in cut:
+        splits[name], pool = pool[: wanted[name]], pool[wanted[name] :]
+    again = guard(pool, {name: splits[name] for name in cut})  # the bar is higher against what is evaluated
+    pool, dropped = again.kept, dropped + again.dropped
     _need("the training problems", pool, {name: wanted[name] for name in TRAINING}, dropped)
     random.Random(f"training:{data_seed}:{seed}").shuffle(pool)
     for name in TRAINING:
         splits[name], pool = pool[: wanted[name]], pool[wanted[name] :]
     splits["unlabelled"] = [replace(problem, answer=None) for problem in splits["unlabelled"]]
     check_disjoint(splits)
-    return Splits({name: splits[name] for name in (*TRAINING, *EVALUATION)}, dropped)
+    counts = {"unique_prompts": guarded.unique_prompts, "conflicting_prompts": guarded.conflicting_prompts}
+    for reason in get_args(Reason):
+        counts[f"dropped_{reason}"] = sum(drop.reason == reason for drop in dropped)
+    return Splits({name: splits[name] for name in (*TRAINING, *EVALUATION)}, dropped, counts)
 
 
 def check_disjoint(splits: Mapping[str, Iterable[Problem]]) -> None:
@@ -85,6 +88,14 @@ def check_disjoint(splits: Mapping[str, Iterable[Problem]]) -> None:
             f"splits overlap in {len(overlaps)} places: {shown}. Ids must be unique over all files; leave "
             "data.files.id_field empty to have them made"
         )
+
+
+def _unique(problems: Sequence[Problem]) -> list[Problem]:
+    """The first problem of each folded prompt."""
+    first: dict[str, Problem] = {}
+    for problem in problems:
+        first.setdefault(fold(problem.prompt), problem)
+    return list(first.values())
 
 
 def _need(source: str, problems: Sequence[Problem], wanted: Mapping[str, int], dropped: Sequence[Drop] = ()) -> None:
