@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from os.path import commonprefix
 
 WRAPPED = 10  # a wrapper shows only when at least this many different prompts share it
 
@@ -88,13 +87,19 @@ def _ends(texts: set[str], least: int) -> tuple[str, str]:
     """The longest common beginning and, of what follows it, the longest common end; neither cuts through a word."""
     if len(texts) < least:
         return "", ""
-    head = commonprefix(list(texts))
+    head = _shared_beginning(texts)
     while head and any(_in_word(text[len(head) - 1 : len(head) + 1]) for text in texts):
         head = head[:-1]
-    tail = commonprefix([text[len(head) :][::-1] for text in texts])[::-1]
+    tail = _shared_beginning({text[len(head) :][::-1] for text in texts})[::-1]
     while tail and any(_in_word(text[: len(text) - len(tail)][-1:] + tail[0]) for text in texts):
         tail = tail[1:]
     return head, tail
+
+
+def _shared_beginning(texts: set[str]) -> str:
+    first, last = min(texts), max(texts)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:length]
 
 
 def _in_word(pair: str) -> bool:

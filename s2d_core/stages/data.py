@@ -15,7 +15,6 @@ from s2d_core.spec import StageResult
 from s2d_core.training import parallel
 from s2d_core.training.context import Context
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -76,8 +75,10 @@ def make_splits(config: DataConfig, seed: int, chat_tokenizer: str | None) -> Sp
 
 
 def _write_dropped(path: Path, dropped: Iterable[Drop]) -> None:
-    """One JSON object a dropped problem; the texts only where they differ."""
+    """One JSON object a dropped problem; exact duplicates, of which there may be many, without their text."""
     with path.open("w", encoding="utf-8") as file:
         for drop in dropped:
-            shown = {name: value for name, value in vars(drop).items() if drop.match != "exact" or "prompt" not in name}
-            file.write(json.dumps(shown, ensure_ascii=False) + "\n")
+            entry = dict(vars(drop))
+            if (drop.reason, drop.match) == ("duplicate", "exact"):
+                del entry["prompt"], entry["other_prompt"]
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
