@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -100,3 +101,46 @@ def test_reopening_at_any_point_and_repeating_everything_gives_the_same_account(
         ledger.charge(stage, ids, step)
     assert (ledger.labels, ledger.looks) == account
     assert ledger.looks == len({(stage, step, name) for stage, ids, step in made for name in ids})
+
+
+@given(charges, st.floats(0, 1))
+def test_a_crash_at_any_byte_charges_nothing_twice_and_forgets_nothing(tmp_path_factory, made, part):
+    path = tmp_path_factory.mktemp("ledger") / "labels.jsonl"
+    whole = LabelLedger(path, budget=6)
+    finished = []  # (bytes on disk once the charge had returned, looks it had brought)
+    for stage, ids, step in made:
+        whole.charge(stage, ids, step)
+        finished.append((path.stat().st_size if path.exists() else 0, whole.looks))
+    if not path.exists():
+        return
+    undisturbed = path.read_bytes()
+    crash = round(part * len(undisturbed))
+    os.truncate(path, crash)
+    resumed = LabelLedger(path, budget=6)
+    assert resumed.looks == max((looks for size, looks in finished if size <= crash), default=0)
+    for stage, ids, step in made:
+        resumed.charge(stage, ids, step)
+    assert (resumed.labels, resumed.looks) == (whole.labels, whole.looks)
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    looked = [(entry["stage"], entry["step"], name) for entry in entries for name in entry["problems"]]
+    assert len(looked) == len(set(looked)) == whole.looks
+
+
+def test_a_run_killed_between_charges_and_started_over_pays_for_every_step_once(path):
+    script = (
+        "import sys; from s2d_core.data.ledger import LabelLedger\n"
+        "ledger = LabelLedger(sys.argv[1], 10_000)\n"
+        "for step in range(5000):\n"
+        "    ledger.charge('teacher_rl', [f'{step}-a', f'{step}-b'], step); print(step, flush=True)"
+    )
+    run = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(run, env=os.environ, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(20):
+            told = int(process.stdout.readline())
+        process.kill()
+    ledger = LabelLedger(path, budget=10_000)
+    assert 2 * (told + 1) <= ledger.looks < 10_000
+    for step in range(50):
+        ledger.charge("teacher_rl", [f"{step}-a", f"{step}-b"], step)
+    assert ledger.looks == ledger.labels >= 100
+    assert sum(len(json.loads(line)["problems"]) for line in path.read_text().splitlines()) == ledger.looks

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from s2d_core.config.schema import FilesConfig, SplitSizes
 from s2d_core.data.loaders import load_problems
+from s2d_core.data.normalise import fold, tokens
 from s2d_core.data.problems import Problem
-from s2d_core.data.splits import check_disjoint, fold, make_splits
+from s2d_core.data.splits import check_disjoint, make_splits
 from s2d_core.errors import DataError
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
@@ -53,7 +54,7 @@ def test_the_test_split_does_not_change_with_the_other_sizes():
 )
 def test_no_prompt_is_in_two_splits_whatever_the_spacing(prompts, seed):
     pool = [Problem(id=str(i), prompt=prompt, answer="1") for i, prompt in enumerate(prompts)]
-    distinct = len({fold(p.prompt) for p in pool})
+    distinct = len({tuple(tokens(p.prompt)) for p in pool})
     sizes = SplitSizes(labelled=1, test=1, unlabelled=max(0, distinct - 2))
     if distinct < 2:
         with pytest.raises(DataError):
@@ -62,7 +63,7 @@ def test_no_prompt_is_in_two_splits_whatever_the_spacing(prompts, seed):
     splits = make_splits(pool, sizes, data_seed=0, seed=seed)
     kept = [fold(p.prompt) for rows in splits.problems.values() for p in rows]
     assert len(kept) == len(set(kept)) == distinct
-    assert splits.duplicates == len(pool) - distinct
+    assert splits.counts["dropped_duplicate"] == len(splits.dropped) == len(pool) - distinct
 
 
 def test_what_occurs_anywhere_in_the_test_file_is_kept_out_of_training_and_counted():
@@ -70,17 +71,39 @@ def test_what_occurs_anywhere_in_the_test_file_is_kept_out_of_training_and_count
     copies = [Problem(id=f"copy{i}", prompt=f"  test   {i}?\n", answer=str(i)) for i in range(6)]
     sizes = SplitSizes(labelled=30, held_out=10, validation=10, test=5)
     splits = make_splits([*problems(50), *copies], sizes, data_seed=0, seed=0, test=test)
-    assert splits.contaminated == 6
+    assert splits.counts["dropped_evaluation"] == 6
     assert set(ids(splits, "test")) < {p.id for p in test}
     assert not any(
         name.startswith("copy") for split in ("labelled", "held_out", "validation") for name in ids(splits, split)
     )
 
 
-def test_duplicates_with_another_answer_are_counted_apart():
-    pool = [*problems(10), Problem("x", "q  1?", "1"), Problem("y", "q 2? ", "other")]
-    splits = make_splits(pool, SplitSizes(labelled=5, test=5), data_seed=0, seed=0)
-    assert (splits.duplicates, splits.conflicting) == (2, 1)
+def test_prompts_with_conflicting_answers_are_in_no_split_and_counted_apart():
+    pool = [*problems(12), Problem("x", "q  1?", "1"), Problem("y", "q 2? ", "other")]
+    splits = make_splits(pool, SplitSizes(labelled=6, test=5), data_seed=0, seed=0)
+    assert {p.id for rows in splits.problems.values() for p in rows} == {f"q{i}" for i in range(12) if i != 2}
+    assert splits.counts == {
+        "unique_prompts": 12,
+        "conflicting_prompts": 1,
+        "dropped_evaluation": 0,
+        "dropped_conflict": 2,
+        "dropped_duplicate": 1,
+    }
+
+
+def test_what_contains_a_problem_of_a_split_cut_for_evaluation_is_kept_out_of_training():
+    pool = [
+        problem
+        for i, letter in enumerate("abcdefghij")
+        for problem in (
+            Problem(f"{i}", f"Find the least {letter} that divides one more than its square", "1"),
+            Problem(f"{i}+", f"Find the least {letter} that divides one more than its square, then add two", "3"),
+        )
+    ]
+    splits = make_splits(pool, SplitSizes(labelled=12, test=3, validation=1), data_seed=0, seed=0)
+    evaluated = {p.id[0] for name in ("validation", "test") for p in splits.problems[name]}
+    assert not evaluated & {p.id[0] for p in splits.problems["labelled"]}
+    assert splits.counts["dropped_evaluation"] == 2 * len(evaluated) - 4
 
 
 def test_too_few_problems_are_refused_with_the_numbers():
@@ -112,6 +135,6 @@ def test_the_published_training_pool_loses_its_known_duplicates():
         id_field="extra_info.index",
     )
     pool = load_problems(files)
-    splits = make_splits(pool, SplitSizes(labelled=17_000, test=100), data_seed=0, seed=0)
-    assert splits.duplicates == 17_917 - 17_188
-    assert splits.conflicting > 0
+    splits = make_splits(pool, SplitSizes(labelled=15_000, test=100), data_seed=0, seed=0)
+    assert splits.counts["unique_prompts"] == 17_188
+    assert splits.counts["dropped_conflict"] >= 2 * splits.counts["conflicting_prompts"] > 0
