@@ -5,8 +5,8 @@ Two problems are the same when
 - their prompts are *exact* copies, white space folded;
 - their *normalised* prompts are equal (``normalise.py``: no wrapper, no typography, every operator and number kept);
 - they are *near*: the same numbers in the same order, the same answer, and enough shared word 8-grams (Jaccard);
-- one prompt stands word for word inside the other (*contained*), with the same numbers in the same order, whatever
-  its answer. This holds against evaluation sets only.
+- one prompt, of 8 words or more, stands word for word inside the other (*contained*), with the same numbers in the
+  same order, whatever its answer. This holds against evaluation sets only.
 
 Dropped from the pool are problems that are in an *evaluation* set, normalised prompts that have answers which differ
 (*conflict*; nobody knows which is right) and every *duplicate* but the first. Numbers must agree because competition

@@ -46,7 +46,7 @@ def tokens(text: str) -> list[str]:
     (``$``, ``\\(``), spacing, braces around one token and punctuation are gone; a comma or point stays between
     two numbers. Each letter of a script without word spaces is a token.
     """
-    text = unicodedata.normalize("NFKC", text.translate(_SIGNS))
+    text = unicodedata.normalize("NFKC", fold(text).translate(_SIGNS))
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     found = _TOKEN.findall(text)

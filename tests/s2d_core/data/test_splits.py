@@ -92,18 +92,13 @@ def test_prompts_with_conflicting_answers_are_in_no_split_and_counted_apart():
 
 
 def test_what_contains_a_problem_of_a_split_cut_for_evaluation_is_kept_out_of_training():
-    pool = [
-        problem
-        for i, letter in enumerate("abcdefghij")
-        for problem in (
-            Problem(f"{i}", f"Find the least {letter} that divides one more than its square", "1"),
-            Problem(f"{i}+", f"Find the least {letter} that divides one more than its square, then add two", "3"),
-        )
-    ]
+    asked = [f"Find the least number that divides {i} more than its square and is not a square" for i in range(10)]
+    pool = [Problem(f"{i}", prompt, "1") for i, prompt in enumerate(asked)]
+    pool += [Problem(f"{i}+", f"{prompt}, then add two", "3") for i, prompt in enumerate(asked)]
     splits = make_splits(pool, SplitSizes(labelled=12, test=3, validation=1), data_seed=0, seed=0)
     evaluated = {p.id[0] for name in ("validation", "test") for p in splits.problems[name]}
     assert not evaluated & {p.id[0] for p in splits.problems["labelled"]}
-    assert splits.counts["dropped_evaluation"] == 2 * len(evaluated) - 4
+    assert splits.counts["dropped_evaluation"] == len({p.id[0] for p in pool if p.id[0] in evaluated}) > 0
 
 
 def test_too_few_problems_are_refused_with_the_numbers():

@@ -66,14 +66,14 @@ def test_nested_chat_rows_are_guarded_and_what_was_dropped_is_listed_counted_and
         "problems_unlabelled": 0.0,
         "problems_validation": 2.0,
         "problems_test": 2.0,
-        "unique_prompts": 22.0,
+        "unique_prompts": 21.0,
         "conflicting_prompts": 1.0,
         "dropped_evaluation": 1.0,
         "dropped_conflict": 2.0,
         "dropped_duplicate": 2.0,
     }
     assert (
-        "22 unique prompts, 1 with conflicting answers; 2 duplicate, 2 conflicting and 1 evaluation problems were"
+        "21 unique prompts, 1 with conflicting answers; 2 duplicate, 2 conflicting and 1 evaluation problems were"
         in (folder / "stage.log").read_text()
     )
     assert result.sizes.get("dropped.jsonl") or Store(tmp_path / "store").result(spec).sizes["dropped.jsonl"] > 0
