@@ -158,7 +158,7 @@ def _verdicts(texts: Sequence[_Text], hits: Mapping[_Text, _Text]) -> dict[_Text
 
 
 def _overlaps(texts: Sequence[_Text], sets: Sequence[_Text]) -> dict[_Text, _Text]:
-    """Which problem of the evaluation sets each text collides with, if any."""
+    """Which problem of the evaluation sets each text collides with, if any. Only the same numbers are compared."""
     by_key: dict[str, _Text] = {}
     holders: dict[tuple[tuple[str, ...], tuple[str, ...]], list[_Text]] = defaultdict(list)
     for other in sets:
@@ -231,7 +231,8 @@ def _alike(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
 
 
 def _near(one: _Text, other: _Text, least: float) -> bool:
-    if one.numbers != other.numbers or one.answer is None or one.answer != other.answer:
+    """Whether two texts with the same numbers have the same answer and overlap by ``least``."""
+    if one.answer is None or one.answer != other.answer:
         return False
     shared = len(one.grams & other.grams)
     return shared > 0 and shared >= least * (len(one.grams) + len(other.grams) - shared)
@@ -239,7 +240,7 @@ def _near(one: _Text, other: _Text, least: float) -> bool:
 
 def _contained(one: _Text, other: _Text) -> bool:
     short, long = sorted((one.key, other.key), key=len)
-    return one.numbers == other.numbers and f" {short} " in f" {long} "
+    return f" {short} " in f" {long} "
 
 
 def _opponent(text: _Text, group: Sequence[_Text]) -> _Text:
