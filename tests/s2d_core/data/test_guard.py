@@ -61,11 +61,12 @@ def test_every_copy_but_the_first_is_dropped_and_says_what_it_is_a_copy_of(one, 
     ],
 )
 def test_what_differs_in_a_sign_or_a_number_is_not_a_copy(one, other):
-    assert len(guard(pool((one, "7"), (other, "7"))).kept) == 2
+    assert len(guard(pool((one, "7"), (other, "7"), ("unlike", "1"))).kept) == 3
 
 
 def test_near_copies_with_other_answers_are_two_problems():
-    guarded = guard(pool((f"{LONG} gone. How far is A?", "7"), (f"{LONG} gone. What is its direction?", "8")))
+    asked = (f"{LONG} gone. How far is A?", "7"), (f"{LONG} gone. What is its direction?", "8")
+    guarded = guard(pool(*asked, ("unlike", "1")))
     assert not guarded.dropped
     assert guarded.conflicting_prompts == 0
 
