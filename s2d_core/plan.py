@@ -21,8 +21,8 @@ class ArmPlan:
     """One arm under one seed: fingerprints of what it needs, in order.
 
     stages: the data, the base models and the trained stages. evaluations: what is measured. Keys: ``final`` (the
-    deployed student) and, for arms with a bridge, ``cold`` and ``warm`` (the student before its first and its
-    second dense stage), ``teacher`` and ``raw_teacher``. model: the stage whose model is deployed.
+    deployed model) and, for arms with a bridge, ``cold`` and ``warm`` (the student before its first and its
+    second dense stage), ``teacher`` and ``raw_teacher``. model: the stage whose model is deployed, the last one.
     """
 
     stages: tuple[str, ...]
@@ -61,6 +61,20 @@ def plan(
     return result
 
 
+def plan_evaluations(
+    config: Config, checkpoints: Mapping[str, tuple[str, str]], sources: Mapping[str, str] | None = None
+) -> Plan:
+    """Nothing but evaluations: each checkpoint is an arm under seed 0 that trains nothing.
+
+    checkpoints: name → (model folder, its content hash). sources: as for ``plan``.
+    """
+    result = Plan()
+    planner = _Planner(config, 0, sources or {}, result.specs)
+    for name, (path, content) in checkpoints.items():
+        result.arms[name] = {0: planner.checkpoint(path, content)}
+    return result
+
+
 class _Planner:
     """Plans arms under one seed into a shared dictionary of specs."""
 
@@ -95,7 +109,7 @@ class _Planner:
             models[row.trains] = self._add("train", entry.stage, settings | self._numerics(), inputs)
             stages.append(models[row.trains])
 
-        student = model("student")
+        deployed = model(STAGES[arm.stages[-1].stage].trains)
         teacher = models.get("teacher") if bridge_starts else None
         if teacher:
             evaluations["cold"] = self._evaluate(data, bridge_starts[0], teacher)
@@ -104,8 +118,14 @@ class _Planner:
             evaluations["teacher"] = self._evaluate(data, teacher)
             if raw_teacher:
                 evaluations["raw_teacher"] = self._evaluate(data, raw_teacher)
-        evaluations["final"] = self._evaluate(data, student, teacher)
-        return ArmPlan(tuple(stages), evaluations, student)
+        evaluations["final"] = self._evaluate(data, deployed, teacher)
+        return ArmPlan(tuple(stages), evaluations, deployed)
+
+    def checkpoint(self, path: str, content: str) -> ArmPlan:
+        """The evaluation of a model folder."""
+        data = self._data()
+        model = self._add("base", "checkpoint", {"model": {"path": path}, "source": content}, {}, seed=0)
+        return ArmPlan((data, model), {"final": self._evaluate(data, model)}, model)
 
     def _data(self) -> str:
         settings = self.config.data.model_dump(mode="json", exclude_none=True)

@@ -27,9 +27,9 @@ def reason_to_run(spec: StageSpec, store: Store, stale_parents: list[str]) -> st
 def _steps_done(directory: Path) -> tuple[int, int] | None:
     try:
         last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
-    except (FileNotFoundError, IndexError, json.JSONDecodeError):
+        return last["step"], last["steps"]
+    except (FileNotFoundError, IndexError, KeyError, TypeError, ValueError):
         return None
-    return last["step"], last["steps"]
 
 
 def _nearest(spec: StageSpec, store: Store) -> str | None:

@@ -15,6 +15,7 @@ from s2d_core.config.schema import (
 from s2d_core.data.dataset import read_split
 from s2d_core.data.ledger import LabelLedger
 from s2d_core.data.problems import Problem
+from s2d_core.data.slices import slice_range
 from s2d_core.data.tokens import encode_prompts
 from s2d_core.recipe import STAGES, Row
 from s2d_core.rollouts import make_engine
@@ -51,10 +52,13 @@ def run_row(context: Context) -> StageResult:
 
 
 def read_problems(context: Context, which: str) -> list[Problem]:
-    """The problems of a slice: ``labelled`` (1H), ``held_out`` (2H), ``all`` (both) or any other split."""
+    """The problems of a slice of the labelled pool (``labelled``, ``all``, ``0:0.25``, ...) or of any other split."""
     directory, _ = context.parent("data")
-    splits = ("labelled", "held_out") if which == "all" else (which,)
-    return [problem for split in splits for problem in read_split(directory / "dataset", split)]
+    if which in ("unlabelled", "validation", "test"):
+        return read_split(directory / "dataset", which)
+    labelled, held_out = (read_split(directory / "dataset", split) for split in ("labelled", "held_out"))
+    span = slice_range(which, len(labelled), len(held_out))
+    return [*labelled, *held_out][span.start : span.stop]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> dict[str, tuple[int, ...]]:
