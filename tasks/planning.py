@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from s2d_core.config.checks import label_count
 from s2d_core.config.schema import Config
 from s2d_core.plan import Plan
+from s2d_core.recipe import spends_labels
 from s2d_core.spec import StageSpec
 from s2d_core.store import Store
 from tasks.reasons import reason_to_run
@@ -32,7 +33,7 @@ def estimated_tokens(spec: StageSpec) -> int:
 
 def labels(spec: StageSpec, config: Config) -> int:
     """Labels a stage will look at: at most its slice, at most what its steps reach."""
-    if spec.name not in ("teacher_rl", "student_rl"):
+    if spec.kind != "train" or not spends_labels(spec.name, spec.settings):
         return 0
     pool = label_count(config, {spec.settings["problems"]})
     return min(pool, spec.settings["steps"] * spec.settings["prompts_per_step"])
