@@ -1,5 +1,7 @@
 """Slices of the labelled pool by name and by fractions."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def test_the_named_slices_are_the_halves_and_all_of_it():
 @given(SIZES, st.lists(st.floats(0.001, 0.999), min_size=1, max_size=5, unique=True))
 def test_slices_that_follow_each_other_neither_overlap_nor_leave_a_problem_out(sizes, cuts):
     bounds = [0.0, *sorted(cuts), 1.0]
-    names = [f"{a!r}:{b!r}" for a, b in zip(bounds, bounds[1:], strict=False)]
+    names = [f"{a!r}:{b!r}" for a, b in itertools.pairwise(bounds)]
     positions = [position for name in names for position in slice_range(name, *sizes)]
     assert positions == list(range(sum(sizes)))
 
