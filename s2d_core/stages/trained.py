@@ -1,6 +1,7 @@
 """Stage kind ``train``: a row of the stage table, from its parents' checkpoints to its own."""
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -111,10 +112,9 @@ def _teacher_rollouts(
     weighted = isinstance(stage, WarmupStage) and stage.weighting == "pass_rate"
     grader = _grader(context, tokenizer) if spends_labels(context.spec.name, context.spec.settings) else None
     if grader and (trek or weighted):
-        student = _engine(context, "policy", stage, tokenizer, encoded)
         wanted = [Request(p.id, encoded[p.id], context.seed("pass_rate", p.id)) for p in problems]
-        rates = pass_rates(student, grader, problems, wanted, sampling(stage.sampling, stage.group_size))
-        student.close()
+        with closing(_engine(context, "policy", stage, tokenizer, encoded)) as student:
+            rates = pass_rates(student, grader, problems, wanted, sampling(stage.sampling, stage.group_size))
         weights = pass_rate_weights(rates) if weighted else {}
         problems = hard_problems(problems, rates, trek.max_pass_rate) if trek else problems
     stream = PromptStream(problems, min(stage.prompts_per_step, len(problems)), context.seed("prompts"))
