@@ -21,9 +21,9 @@ def parse(words: Sequence[str]) -> tuple[str, argparse.Namespace]:
     return name, parser.parse_args(rest)
 
 
-def _arms_and_seeds(*seeds: int) -> Callable[[Parser], None]:
+def _arms_and_seeds(*seeds: int, arms: str = "all of the recipe's") -> Callable[[Parser], None]:
     def add(parser: Parser) -> None:
-        parser.add_argument("--arms", nargs="+", help="arms to run (default: all of the recipe's)")
+        parser.add_argument("--arms", nargs="+", help=f"arms to run (default: {arms})")
         _seeds(parser, *seeds)
 
     return add
@@ -58,14 +58,19 @@ def _allocation(parser: Parser) -> None:
 
 
 def _evaluate(parser: Parser) -> None:
-    parser.add_argument("--checkpoints", nargs="+", required=True, help="Hugging Face model folders or Hub ids")
+    parser.add_argument("--checkpoints", nargs="+", default=[], help="Hugging Face model folders or Hub ids")
+    parser.add_argument("--arms", nargs="+", default=[], help="arms of the recipe that are trained already")
+    _seeds(parser, 0)
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="default: test")
 
 
 FLOWS: dict[str, tuple[str, Callable[[Parser], None]]] = {
-    "sparse_to_dense": ("Train, compare and report the arms of a recipe.", _arms_and_seeds(0)),
+    "sparse_to_dense": (
+        "Train, compare and report the arms of a recipe.",
+        _arms_and_seeds(0, arms="the recipe's default_arms"),
+    ),
     "ablations": ("Every arm of a recipe under several seeds.", _arms_and_seeds(0, 1, 2, 3, 4)),
     "tune": ("Choose learning rates on the validation split.", _tune),
     "allocation": ("Which share of the labels should go upstream?", _allocation),
-    "evaluate": ("Measure checkpoints on a recipe's problems.", _evaluate),
+    "evaluate": ("Measure checkpoints and finished arms on a recipe's problems.", _evaluate),
 }

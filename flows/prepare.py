@@ -8,9 +8,10 @@ from pathlib import Path
 from s2d_core.allocation import Point, Scale, allocation_arms
 from s2d_core.config.compose import load_config, with_arms
 from s2d_core.config.schema import ArmConfig, Config, ModelConfig
-from s2d_core.errors import ConfigError
-from s2d_core.plan import Plan, plan, plan_evaluations
+from s2d_core.errors import CheckpointError, ConfigError
+from s2d_core.plan import Plan, only_deployed, plan, plan_evaluations
 from s2d_core.preflight import preflight
+from s2d_core.store import Store
 from s2d_core.training.model_files import content_hash, locate_model
 from s2d_core.tuning import ArmTuner, tuners
 
@@ -93,15 +94,40 @@ def allocation(
     return Allocation(prepared.config, prepared.plan, prepared.sources, points)
 
 
-def evaluate(recipe: str, checkpoints: Sequence[str], split: str, overrides: Sequence[str]) -> Prepared:
-    """Each checkpoint, a Hugging Face model folder or Hub id, is an arm that trains nothing."""
-    if not checkpoints or len(set(checkpoints)) < len(checkpoints):
-        raise ConfigError(f"checkpoints = {list(checkpoints)}: give at least one, each once")
+def evaluate(
+    recipe: str,
+    checkpoints: Sequence[str],
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    split: str,
+    overrides: Sequence[str],
+) -> Prepared:
+    """Each checkpoint, a Hugging Face model folder or Hub id, is an arm that trains nothing; ``arms`` of the recipe
+    are those that are finished."""
+    given = [*checkpoints, *arms]
+    if not given or len(set(given)) < len(given):
+        raise ConfigError(f"checkpoints = {list(checkpoints)}, arms = {list(arms)}: give at least one, each once")
     config = _compose(recipe, [*overrides, f"evaluation.split={split}"])
     found = {name: locate_model(ModelConfig(path=name)).absolute() for name in checkpoints}
     sources = preflight(config)
     hashed = {name: (str(path), content_hash(path)) for name, path in found.items()}
-    return Prepared(config, plan_evaluations(config, hashed, sources), sources)
+    planned = plan_evaluations(config, hashed, sources)
+    if arms:
+        finished = only_deployed(plan(config, arms, seeds, sources))
+        _check_finished(finished, Store(config.store))
+        planned = Plan(planned.specs | finished.specs, planned.arms | finished.arms)
+    return Prepared(config, planned, sources)
+
+
+def _check_finished(planned: Plan, store: Store) -> None:
+    for name, seeds in planned.arms.items():
+        for seed, arm in seeds.items():
+            missing = [planned.specs[f].id for f in arm.stages if store.result(planned.specs[f]) is None]
+            if missing:
+                raise CheckpointError(
+                    f"arms = {name!r}, seed {seed}: not finished under {store.root} (missing: {', '.join(missing)}); "
+                    f"train it first, with the same recipe and settings: python -m flows --arms {name} --seeds {seed}"
+                )
 
 
 def _compose(recipe: str, overrides: Sequence[str]) -> Config:

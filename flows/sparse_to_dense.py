@@ -1,18 +1,21 @@
 """Flow ``sparse_to_dense``: plan the DAG of arms × seeds, run what is not finished, compare, report."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.states import State
+from pydantic import Field
 
 from flows import prepare
-from flows.experiment import TASK_RUNNER, Arms, DryRun, Overrides, Recipe, Seeds, command_line, comparison, experiment
+from flows.experiment import TASK_RUNNER, DryRun, Overrides, Recipe, Seeds, command_line, comparison, experiment
+
+DefaultArms = Annotated[list[str] | None, Field(description="Arms to run; none: the recipe's default_arms")]
 
 
 @flow(name="sparse_to_dense", task_runner=TASK_RUNNER, validate_parameters=True)  # type: ignore[arg-type]
 def sparse_to_dense(
     recipe: Recipe = "small_world",
-    arms: Arms = None,
+    arms: DefaultArms = None,
     seeds: Seeds = [0],  # noqa: B006
     overrides: Overrides = [],  # noqa: B006
     dry_run: DryRun = False,

@@ -5,7 +5,7 @@ lineage, cost estimate, exactly-once fan-out and resume are all read off the pla
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from s2d_core.config.checks import label_count
@@ -73,6 +73,16 @@ def plan_evaluations(
     for name, (path, content) in checkpoints.items():
         result.arms[name] = {0: planner.checkpoint(path, content)}
     return result
+
+
+def only_deployed(planned: Plan) -> Plan:
+    """The same arms, of whose models only the deployed one is measured."""
+    arms = {
+        name: {seed: replace(arm, evaluations={"final": arm.evaluations["final"]}) for seed, arm in seeds.items()}
+        for name, seeds in planned.arms.items()
+    }
+    needed = {f for seeds in arms.values() for arm in seeds.values() for f in (*arm.stages, *arm.evaluations.values())}
+    return Plan({f: spec for f, spec in planned.specs.items() if f in needed}, arms)
 
 
 class _Planner:
