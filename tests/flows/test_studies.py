@@ -74,6 +74,23 @@ def test_shared_stages_train_once_a_failure_stays_in_its_arm_and_a_re_run_does_w
     assert Counter(runs) == Counter([*trained, *second.ids("done")])  # MLflow, too, saw each of them once
 
 
+def test_stages_that_do_not_wait_for_each_other_run_side_by_side(tmp_path: Path) -> None:
+    most = 0
+    running: set[str] = set()
+
+    def listener(spec: StageSpec, done: int, steps: int, state: str) -> None:
+        nonlocal most
+        (running.add if state in ("starting", "running") else running.discard)(spec.id)
+        most = max(most, len(running))
+
+    with listening(listener):
+        state = run(
+            ablations, tmp_path / "store", "launch.mode=ray", "launch.cpus=2", arms=["direct_grpo"], seeds=[0, 1]
+        )
+    assert state.is_completed(), state.message
+    assert most == 2
+
+
 def test_learning_rates_are_chosen_on_validation_and_leave_a_recipe(tmp_path: Path) -> None:
     root = tmp_path / "store"
     arms = ["direct_grpo", "warmup_only"]
@@ -125,8 +142,9 @@ def test_a_finished_arm_and_a_model_folder_are_measured_on_a_split_and_nothing_i
     assert model == arm  # the same weights, the same problems, the same samples
 
 
-def run(flow, root: Path, **parameters: object) -> State[Outcome]:  # type: ignore[no-untyped-def]
-    state: State[Outcome] = flow(recipe="smoke", overrides=settings(root), return_state=True, **parameters)
+def run(flow, root: Path, *overrides: str, **parameters: object) -> State[Outcome]:  # type: ignore[no-untyped-def]
+    given = [*settings(root), *overrides]
+    state: State[Outcome] = flow(recipe="smoke", overrides=given, return_state=True, **parameters)
     return state
 
 
