@@ -179,7 +179,8 @@ def failures(planned: Plan, futures: dict[str, PrefectFuture[StageResult]]) -> l
             continue
         error = future.state.result(raise_on_failure=False)
         text = str(error) if isinstance(error, S2DError) else f"{type(error).__name__}: {error}"
-        found.append(f"{planned.specs[fingerprint].id}: {text}")
+        stage = planned.specs[fingerprint].id
+        found.append(text if stage in text else f"{stage}: {text}")
     return found
 
 

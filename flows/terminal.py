@@ -10,7 +10,7 @@ from typing import Any
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.experiment import Outcome, listening
 from s2d_core.errors import S2DError
@@ -89,7 +89,7 @@ def silence_console() -> None:
 def show(console: Console, outcome: Outcome) -> None:
     """The table, the finding, what failed, and the path of the report."""
     if outcome.rows:
-        table = Table(*outcome.rows[0])
+        table = Table(*(Column(name, overflow="fold") for name in outcome.rows[0]))
         for row in outcome.rows:
             table.add_row(*map(str, row.values()))
         console.print(table)

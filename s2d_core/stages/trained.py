@@ -87,7 +87,8 @@ def _rollout_source(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Source:
     encoded = encode(tokenizer, problems)
-    engine = _engine(context, "teacher" if row.actor == "teacher" else "policy", stage, tokenizer, encoded)
+    actor = _engine(context, "teacher" if row.actor == "teacher" else "policy", stage, tokenizer, encoded)
+    engine = context.opened.enter_context(closing(actor))
     if row.actor == "teacher":
         return _teacher_rollouts(context, stage, row, engine, problems, tokenizer, encoded)
     scorer = None
@@ -150,7 +151,8 @@ def _engine(
 
 
 def _grader(context: Context, tokenizer: PreTrainedTokenizerBase) -> Grader:
-    return Grader(context, lambda ids: decode(tokenizer, ids), _ledger(context))
+    grader = Grader(context, lambda ids: decode(tokenizer, ids), _ledger(context))
+    return context.opened.enter_context(closing(grader))
 
 
 def _objective(context: Context, stage: TrainedStage) -> Objective:

@@ -12,7 +12,6 @@ One denominator for each optimiser step, over all ranks and micro-batches: split
 import logging
 import math
 import time
-from contextlib import closing
 
 import torch
 from torch import Tensor
@@ -53,28 +52,27 @@ def train(context: Context, stage: TrainedStage, policy: Policy, source: Source,
         )
     if start:
         source.load_weights(parallel.named_weights(policy))
-    with closing(source):  # whatever it started ends with the stage, not with a process that serves the next one
-        for step in range(start, stage.steps):
-            context.check_cancelled()
-            clock, began = Stopwatch(), time.perf_counter()
-            batch = source.batch(step, clock)
-            with clock("train"):
-                sums = _optimise(context, stage, policy, optimiser, objective, batch, step)
-            with clock("sync"):
-                source.load_weights(parallel.named_weights(policy))
-            metrics = step_metrics(batch.sums | sums, clock.seconds, time.perf_counter() - began)
-            metrics = {"step": step + 1, "steps": stage.steps, "lr": _rate(stage, step), **metrics}
-            if log:
-                log.append(metrics)
-            if (step + 1) % context.training.checkpoint_every == 0 or step + 1 == stage.steps:
-                saved = checkpoint.save(
-                    context.directory / "checkpoints",
-                    step + 1,
-                    policy,
-                    optimiser,
-                    context.training.checkpoints_kept,
-                )
-                context.report(metrics, saved)
+    for step in range(start, stage.steps):
+        context.check_cancelled()
+        clock, began = Stopwatch(), time.perf_counter()
+        batch = source.batch(step, clock)
+        with clock("train"):
+            sums = _optimise(context, stage, policy, optimiser, objective, batch, step)
+        with clock("sync"):
+            source.load_weights(parallel.named_weights(policy))
+        metrics = step_metrics(batch.sums | sums, clock.seconds, time.perf_counter() - began)
+        metrics = {"step": step + 1, "steps": stage.steps, "lr": _rate(stage, step), **metrics}
+        if log:
+            log.append(metrics)
+        if (step + 1) % context.training.checkpoint_every == 0 or step + 1 == stage.steps:
+            saved = checkpoint.save(
+                context.directory / "checkpoints",
+                step + 1,
+                policy,
+                optimiser,
+                context.training.checkpoints_kept,
+            )
+            context.report(metrics, saved)
     return summary(context, log.read() if log else [])
 
 
