@@ -20,13 +20,14 @@ class RayTask:
 
         training = TrainingConfig(**spec.execution["training"])
         drives = training.workers > 1
-        remote = ray.remote(_run).options(
-            name=spec.id,
+        gpus = 0 if drives else training.gpus_per_worker
+        remote = ray.remote(
             num_cpus=0 if drives else training.cpus_per_worker,
-            num_gpus=0 if drives else training.gpus_per_worker,
+            num_gpus=gpus,
             max_retries=training.max_failures,
-        )
-        self.spec, self._reference = spec, remote.remote(spec)
+            max_calls=1 if gpus else 0,  # a warm process would keep the memory of a GPU that is no longer its own
+        )(_run)
+        self.spec, self._reference = spec, remote.options(name=spec.id).remote(spec)
 
     def wait(self, seconds: float) -> bool:
         import ray
