@@ -1,10 +1,12 @@
 # make demo: the whole experiment on the small world, and its report. make test: every check there is.
-# Both set up what they need; a second run installs nothing.
+# make ablations: every arm under five seeds. make tune: learning rates. make allocation: where labels should go.
+# All set up what they need; a second run installs nothing, and trains nothing that is finished.
 
 PYTHON ?= python3
 ENGINE ?= torch
-SEEDS ?= 0
+SEEDS ?=
 ARMS ?=
+SHARES ?=
 SET ?=
 
 UV_VERSION := 0.13.8
@@ -22,7 +24,7 @@ else
 CPU_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match
 endif
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo ablations tune allocation test lint clean
 .DEFAULT_GOAL := demo
 
 setup: $(INSTALLED)
@@ -35,8 +37,16 @@ $(INSTALLED): docker/requirements-cpu.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
+FLOW = $(BIN)/python -m flows $(1) --recipe small_world $(if $(SEEDS),--seeds $(SEEDS)) $(2) --set rollouts.engine=$(ENGINE) $(SET)
+
 demo: $(INSTALLED)
-	@$(BIN)/python -m flows --recipe small_world --seeds $(SEEDS) $(if $(ARMS),--arms $(ARMS)) --set rollouts.engine=$(ENGINE) $(SET)
+	@$(call FLOW,sparse_to_dense,$(if $(ARMS),--arms $(ARMS)))
+
+ablations tune: $(INSTALLED)
+	@$(call FLOW,$@,$(if $(ARMS),--arms $(ARMS)))
+
+allocation: $(INSTALLED)
+	@$(call FLOW,$@,$(if $(SHARES),--shares $(SHARES)))
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -1,19 +1,23 @@
-"""``python -m flows``: run ``sparse_to_dense`` from a terminal, with a progress bar and one clear message on error."""
+"""``python -m flows [FLOW]``: run a flow from a terminal, with a progress bar and one clear message on error."""
 
-import argparse
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from flows.arguments import parse
 
 
 def main() -> int:
-    arguments = parse()
-    print(f"sparse-to-dense: {arguments.recipe}, seeds {' '.join(map(str, arguments.seeds))}", flush=True)
+    name, arguments = parse(sys.argv[1:])
+    parameters = vars(arguments)
+    dry_run = parameters.pop("dry_run")
+    seeds = f", seeds {' '.join(map(str, arguments.seeds))}" if "seeds" in parameters else ""
+    print(f"{name.replace('_', '-')}: {arguments.recipe}{seeds}", flush=True)
     from s2d_core.errors import S2DError
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        return run(arguments)
+        return run(name, parameters, dry_run)
     except S2DError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -27,34 +31,20 @@ def stop(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows", description="Train, compare and report the arms of a recipe."
-    )
-    parser.add_argument("--recipe", default="small_world", help="shipped recipe or YAML file (default: small_world)")
-    parser.add_argument("--arms", nargs="+", help="arms to run (default: all of the recipe's)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
-    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", dest="overrides", help="configuration")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
-    return parser.parse_args()
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(name: str, parameters: dict[str, Any], dry_run: bool) -> int:
     """Plan without any server; then, unless that was all, run the flow."""
-    from s2d_core.config.compose import load_config
-    from s2d_core.plan import plan
-    from s2d_core.preflight import preflight
+    from flows import prepare
     from s2d_core.store import Store
     from tasks.planning import describe, reasons
 
-    config = load_config(arguments.recipe, arguments.overrides)
-    planned = plan(config, arguments.arms, arguments.seeds, preflight(config))
-    print(describe(planned, config, reasons(planned, Store(config.store))), flush=True)
-    if arguments.dry_run:
+    prepared = getattr(prepare, name)(**parameters)
+    why = reasons(prepared.plan, Store(prepared.config.store))
+    print(describe(prepared.plan, prepared.config, why), flush=True)
+    if dry_run:
         return 0
     from flows.terminal import run_in_terminal
 
-    return run_in_terminal(arguments)
+    return run_in_terminal(name, parameters)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The flow in a terminal: one progress line a stage, then the table and where the report is."""
 
-import argparse
+import importlib
 import logging
 import sys
 import threading
@@ -10,13 +10,11 @@ from typing import Any
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-from flows.sparse_to_dense import Outcome, listening, sparse_to_dense
+from flows.experiment import Outcome, listening
 from s2d_core.errors import S2DError
-from s2d_core.report.data import headline
 from s2d_core.spec import StageSpec
-from tasks.report import accuracy_rows
 
 PLAIN_EVERY_S = 10.0
 
@@ -61,15 +59,16 @@ class ProgressBars:
         print(f"  {spec.name}-{spec.fingerprint[:6]}: {state}{where}", flush=True)
 
 
-def run_in_terminal(arguments: argparse.Namespace) -> int:
-    """Run the flow with Prefect's own console output off (its server still gets the logs); 0 when all went well."""
-    console = Console()
+def run_in_terminal(name: str, parameters: dict[str, Any]) -> int:
+    """Run the flow of that name; 0 when all went well.
+
+    Prefect's own console output is off; its server still gets the logs.
+    """
+    console, flow = Console(), getattr(importlib.import_module(f"flows.{name}"), name)
     bars = ProgressBars(console)
     silence_console()
     with bars.progress, listening(bars):
-        state = sparse_to_dense(
-            arguments.recipe, arguments.arms, arguments.seeds, arguments.overrides, return_state=True
-        )
+        state = flow(**parameters, return_state=True)
     outcome: Any = state.result(raise_on_failure=False)
     if isinstance(outcome, S2DError):
         raise outcome
@@ -89,13 +88,12 @@ def silence_console() -> None:
 
 def show(console: Console, outcome: Outcome) -> None:
     """The table, the finding, what failed, and the path of the report."""
-    rows = accuracy_rows(outcome.data)
-    if rows:
-        table = Table(*rows[0])
-        for row in rows:
+    if outcome.rows:
+        table = Table(*(Column(name, overflow="fold") for name in outcome.rows[0]))
+        for row in outcome.rows:
             table.add_row(*map(str, row.values()))
         console.print(table)
-    console.print(headline(outcome.data), highlight=False, soft_wrap=True)
+    console.print(outcome.finding, highlight=False, soft_wrap=True)
     for message in outcome.failed:
         print(f"error: {message}", file=sys.stderr)
     print(f"report: {outcome.report}", flush=True)

@@ -5,7 +5,7 @@ lineage, cost estimate, exactly-once fan-out and resume are all read off the pla
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from s2d_core.config.checks import label_count
@@ -21,8 +21,8 @@ class ArmPlan:
     """One arm under one seed: fingerprints of what it needs, in order.
 
     stages: the data, the base models and the trained stages. evaluations: what is measured. Keys: ``final`` (the
-    deployed student) and, for arms with a bridge, ``cold`` and ``warm`` (the student before its first and its
-    second dense stage), ``teacher`` and ``raw_teacher``. model: the stage whose model is deployed.
+    deployed model) and, for arms with a bridge, ``cold`` and ``warm`` (the student before its first and its
+    second dense stage), ``teacher`` and ``raw_teacher``. model: the stage whose model is deployed, the last one.
     """
 
     stages: tuple[str, ...]
@@ -59,6 +59,30 @@ def plan(
         for arm in arms:
             result.arms.setdefault(arm, {})[seed] = planner.arm(arm)
     return result
+
+
+def plan_evaluations(
+    config: Config, checkpoints: Mapping[str, tuple[str, str]], sources: Mapping[str, str] | None = None
+) -> Plan:
+    """Nothing but evaluations: each checkpoint is an arm under seed 0 that trains nothing.
+
+    checkpoints: name → (model folder, its content hash). sources: as for ``plan``.
+    """
+    result = Plan()
+    planner = _Planner(config, 0, sources or {}, result.specs)
+    for name, (path, content) in checkpoints.items():
+        result.arms[name] = {0: planner.checkpoint(path, content)}
+    return result
+
+
+def only_deployed(planned: Plan) -> Plan:
+    """The same arms, of whose models only the deployed one is measured."""
+    arms = {
+        name: {seed: replace(arm, evaluations={"final": arm.evaluations["final"]}) for seed, arm in seeds.items()}
+        for name, seeds in planned.arms.items()
+    }
+    needed = {f for seeds in arms.values() for arm in seeds.values() for f in (*arm.stages, *arm.evaluations.values())}
+    return Plan({f: spec for f, spec in planned.specs.items() if f in needed}, arms)
 
 
 class _Planner:
@@ -98,7 +122,7 @@ class _Planner:
             models[row.trains] = self._add("train", entry.stage, settings | self._numerics(), inputs)
             stages.append(models[row.trains])
 
-        student = model("student")
+        deployed = model(STAGES[arm.stages[-1].stage].trains)
         teacher = models.get("teacher") if bridge_starts else None
         if teacher:
             evaluations["cold"] = self._evaluate(data, bridge_starts[0], teacher)
@@ -107,8 +131,14 @@ class _Planner:
             evaluations["teacher"] = self._evaluate(data, teacher)
             if raw_teacher:
                 evaluations["raw_teacher"] = self._evaluate(data, raw_teacher)
-        evaluations["final"] = self._evaluate(data, student, teacher)
-        return ArmPlan(tuple(stages), evaluations, student)
+        evaluations["final"] = self._evaluate(data, deployed, teacher)
+        return ArmPlan(tuple(stages), evaluations, deployed)
+
+    def checkpoint(self, path: str, content: str) -> ArmPlan:
+        """The evaluation of a model folder."""
+        data = self._data()
+        model = self._add("base", "checkpoint", {"model": {"path": path}, "source": content}, {}, seed=0)
+        return ArmPlan((data, model), {"final": self._evaluate(data, model)}, model)
 
     def _data(self) -> str:
         settings = self.config.data.model_dump(mode="json", exclude_none=True)

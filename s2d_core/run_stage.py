@@ -30,7 +30,7 @@ def run_stage(spec: StageSpec, report: Report = silent) -> StageResult:
     if parallel.rank() == 0:
         context.store.begin(spec)
     parallel.barrier()
-    with context.log():
+    with context.log(), context.opened:
         result = _run(context)
     if parallel.rank() == 0:
         context.store.commit(spec, result)

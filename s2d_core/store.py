@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from s2d_core.errors import CheckpointError
 from s2d_core.spec import StageResult, StageSpec
 
@@ -53,16 +55,23 @@ class Store:
 
         Raises CheckpointError for a manifest written by another version of the store.
         """
+        path = directory / "manifest.json"
         try:
-            manifest = json.loads((directory / "manifest.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            manifest = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):  # torn, as no version writes it: the stage runs again
             return None
-        if manifest.get("format") != FORMAT:
+        advice = "use another store folder (store=...) or the version that wrote it"
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            found = manifest.get("format") if isinstance(manifest, dict) else None
+            raise CheckpointError(f"{path}: written by store format {found!r}, this version reads {FORMAT}; {advice}")
+        try:
+            result = StageResult.model_validate(manifest.get("result"))
+        except ValidationError as error:
+            detail = error.errors()[0]
+            key = ".".join(map(str, detail["loc"])) or "result"
             raise CheckpointError(
-                f"{directory}: written by store format {manifest.get('format')!r}, this version reads {FORMAT}; "
-                "use another store folder (store=...) or the version that wrote it"
-            )
-        result = StageResult.model_validate(manifest["result"])
+                f"{path}: cannot be read by this version ({key}: {detail['msg']}); {advice}"
+            ) from error
         whole = all(_size(directory / name) == size for name, size in result.sizes.items())
         return result if whole else None
 

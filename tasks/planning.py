@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from s2d_core.config.checks import label_count
 from s2d_core.config.schema import Config
 from s2d_core.plan import Plan
 from s2d_core.recipe import spends_labels
@@ -34,8 +35,7 @@ def labels(spec: StageSpec, config: Config) -> int:
     """Labels a stage will look at: at most its slice, at most what its steps reach."""
     if spec.kind != "train" or not spends_labels(spec.name, spec.settings):
         return 0
-    splits, which = config.data.splits, spec.settings["problems"]
-    pool = splits.labelled + splits.held_out if which == "all" else getattr(splits, which)
+    pool = label_count(config, {spec.settings["problems"]})
     return min(pool, spec.settings["steps"] * spec.settings["prompts_per_step"])
 
 

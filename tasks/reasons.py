@@ -1,6 +1,7 @@
 """Why a stage must run: nothing there, unfinished, damaged, or what differs from the nearest one there is."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ def reason_to_run(spec: StageSpec, store: Store, stale_parents: list[str]) -> st
 def _steps_done(directory: Path) -> tuple[int, int] | None:
     try:
         last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
-    except (FileNotFoundError, IndexError, json.JSONDecodeError):
+        return last["step"], last["steps"]
+    except (FileNotFoundError, IndexError, KeyError, TypeError, ValueError):
         return None
-    return last["step"], last["steps"]
 
 
 def _nearest(spec: StageSpec, store: Store) -> str | None:
@@ -40,9 +41,7 @@ def _nearest(spec: StageSpec, store: Store) -> str | None:
     wanted = _leaves(_identity(spec))
     best: list[str] | None = None
     for manifest in store.stages.glob(f"{spec.name}-*/manifest.json"):
-        try:
-            found = _leaves(json.loads((manifest.parent / "spec.json").read_text()))
-        except (FileNotFoundError, json.JSONDecodeError):
+        if not (found := _written(manifest.parent / "spec.json")):
             continue
         names = [n for n in wanted.keys() | found.keys() if n.split(".")[0] in ("settings", "seed", "numerics")]
         changed = sorted(n for n in names if wanted.get(n) != found.get(n))
@@ -53,6 +52,15 @@ def _nearest(spec: StageSpec, store: Store) -> str | None:
         return None
     more = f" and {len(best) - SHOWN} more" if len(best) > SHOWN else ""
     return f"changed: {', '.join(best[:SHOWN])}{more}"
+
+
+@lru_cache(maxsize=4096)  # each is compared with many; a fingerprint's spec does not change but in its execution
+def _written(path: Path) -> dict[str, Any]:
+    """The leaves of a spec in the store; none when it cannot be read."""
+    try:
+        return _leaves(json.loads(path.read_text()))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def _identity(spec: StageSpec) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def make_report(config: Config, plan: Plan, cached: set[str], command: str) -> t
     root = Path(config.store).absolute()
     folder = root / "reports" / f"{config.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     page = write_report(folder, results, data, config.model_dump(mode="json"), config.evaluation.rollouts_shown)
-    _point(root / "latest", folder)
+    point(root / "latest", folder)
     _artifacts(data, folder)
     return root / "latest" / page.name, data
 
@@ -47,7 +47,7 @@ def accuracy_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _point(link: Path, folder: Path) -> None:
+def point(link: Path, folder: Path) -> None:
     """Make ``link`` point at ``folder``; at no moment is there none."""
     temporary = link.with_name(f".latest.{os.getpid()}")
     temporary.unlink(missing_ok=True)

@@ -119,27 +119,32 @@ class Runner:
         logger, follower = get_run_logger(), StageFollower(self.store.dir(spec))
         steps, began, logged = spec.settings.get("steps", 0), time.monotonic(), 0.0
         progress: Any = create_progress_artifact(0.0, key=_artifact_key(spec), description=spec.id) if steps else None
+        lines: list[dict[str, Any]] = []  # steps that MLflow does not know of yet: telling it is a transaction
         ended = False
-        while not ended:
-            ended = handle.wait(POLL_S)
-            for line in follower.log():
-                logger.info("[%s] %s", spec.name, line)
-            if lines := follower.metrics():
-                self.tracker.metrics(run_id, lines)
-                last = lines[-1]
-                self.tell(spec, last["step"], last["steps"], "running")
-                if ended or time.monotonic() - logged > LOG_EVERY_S:
-                    logged = time.monotonic()
-                    logger.info("[%s] %s", spec.name, describe(last))
-                    update_progress_artifact(progress, 100.0 * last["step"] / last["steps"])
-            elif not logged and not ended:
-                self.tell(spec, 0, steps or 1, "starting")
-            self._go_on()
-            if not ended and time.monotonic() - began > self.config.launch.stage_timeout_s:
-                raise StageError(
-                    f"{spec.id}: not done within launch.stage_timeout_s = {self.config.launch.stage_timeout_s:g} s; "
-                    "raise it, or run again to go on from the last checkpoint"
-                )
+        try:
+            while not ended:
+                ended = handle.wait(POLL_S)
+                for line in follower.log():
+                    logger.info("[%s] %s", spec.name, line)
+                if lines := [*lines, *follower.metrics()]:
+                    last = lines[-1]
+                    self.tell(spec, last["step"], last["steps"], "running")
+                    if ended or time.monotonic() - logged > LOG_EVERY_S:
+                        logged = time.monotonic()
+                        logger.info("[%s] %s", spec.name, describe(last))
+                        update_progress_artifact(progress, 100.0 * last["step"] / last["steps"])
+                        self.tracker.metrics(run_id, lines)
+                        lines = []
+                elif not logged and not ended:
+                    self.tell(spec, 0, steps or 1, "starting")
+                self._go_on()
+                if not ended and time.monotonic() - began > self.config.launch.stage_timeout_s:
+                    raise StageError(
+                        f"{spec.id}: not done within launch.stage_timeout_s = {self.config.launch.stage_timeout_s:g} "
+                        "s; raise it, or run again to go on from the last checkpoint"
+                    )
+        finally:
+            self.tracker.metrics(run_id, lines)
 
 
 def worth_retrying(task: Any, run: TaskRun, state: State[Any]) -> bool:

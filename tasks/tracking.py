@@ -5,6 +5,7 @@ import logging
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]
     return flat
 
 
+@cache
 def _git() -> dict[str, str]:
     """Commit of the code that runs, and whether it was changed since; nothing outside a checkout."""
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 from s2d_core.config.schema import ArmConfig, Config, TrainedStage
+from s2d_core.data.slices import slice_range
 from s2d_core.errors import ConfigError
 
 
 def check(config: Config) -> None:
     """Raises ConfigError naming every impossible combination in ``config``."""
-    problems = [*_models(config), *_budget(config)]
+    problems = [*_models(config), *_budget(config), *_evaluation(config)]
     for name, arm in config.arms.items():
         problems += _arm(config, name, arm)
     if unknown := [name for name in config.default_arms or () if name not in config.arms]:
@@ -20,8 +21,7 @@ def check(config: Config) -> None:
 def label_count(config: Config, slices: set[str]) -> int:
     """Distinct labels in the union of label slices."""
     splits = config.data.splits
-    sizes = {"labelled": splits.labelled, "held_out": splits.held_out}
-    return sum(sizes.values()) if "all" in slices else sum(sizes[name] for name in slices)
+    return len({position for name in slices for position in slice_range(name, splits.labelled, splits.held_out)})
 
 
 def label_budget(config: Config) -> int:
@@ -53,6 +53,11 @@ def _budget(config: Config) -> Iterator[str]:
             f"label_budget = {config.label_budget}: over the {pool} labels there are "
             "(data.splits.labelled + data.splits.held_out)"
         )
+
+
+def _evaluation(config: Config) -> Iterator[str]:
+    if getattr(config.data.splits, config.evaluation.split) == 0:
+        yield f"evaluation.split = {config.evaluation.split!r}: data.splits.{config.evaluation.split} is 0; raise it"
 
 
 def _arm(config: Config, name: str, arm: ArmConfig) -> Iterator[str]:

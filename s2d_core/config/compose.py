@@ -1,7 +1,7 @@
 """Recipe files + ``key=value`` overrides → one validated ``Config``, or one error naming every wrong key."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from s2d_core.config.checks import check
-from s2d_core.config.schema import Config
+from s2d_core.config.schema import ArmConfig, Config
 from s2d_core.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
@@ -40,6 +40,15 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     config = validate(Config, values)
     check(config)
     return config
+
+
+def with_arms(config: Config, arms: Mapping[str, ArmConfig]) -> Config:
+    """``config`` and further arms. Raises ConfigError where ``load_config`` would, and for a name that is taken."""
+    if taken := [name for name in arms if name in config.arms]:
+        raise ConfigError(f"arms = {taken}: the recipe has arms of these names; choose others")
+    extended = config.model_copy(update={"arms": {**config.arms, **arms}})
+    check(extended)
+    return extended
 
 
 def validate(model: type[M], values: Any, prefix: str = "") -> M:

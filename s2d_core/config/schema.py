@@ -6,11 +6,17 @@ Nothing reads environment variables or files for settings after that, secrets as
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from s2d_core.data.slices import check_slice
 
 Positive = Annotated[int, Field(ge=1)]
 Split = Literal["labelled", "held_out", "unlabelled", "validation", "test"]
-ProblemSlice = Literal["labelled", "held_out", "all"]
+ProblemSlice = Annotated[
+    str,
+    AfterValidator(check_slice),
+    Field(description="labelled, held_out, all, or START:STOP: fractions of both in their seeded order, e.g. 0:0.25"),
+]
 
 
 class Strict(BaseModel):

@@ -10,23 +10,24 @@ from s2d_core.spec import StageResult, StageSpec
 class RayTask:
     """The stage on the attached cluster, once more whenever its process dies (``training.max_failures``).
 
-    A stage that trains, or has several workers, is a Ray Train job, which the task only drives. Any other runs in the
-    task itself: Ray keeps task workers warm, and the next one starts at once, where Ray Train would start, for each
-    stage, a controller and a worker that import everything anew.
+    A stage with one worker runs in the task itself, training as Ray Train's only worker: Ray keeps the processes of
+    tasks warm, and the next stage starts at once, where a Ray Train job of its own starts, for each stage, a
+    controller and a worker that import everything anew. With several workers it is such a job, which the task drives.
     """
 
     def __init__(self, spec: StageSpec) -> None:
         import ray
 
         training = TrainingConfig(**spec.execution["training"])
-        drives = spec.kind == "train" or training.workers > 1
-        remote = ray.remote(_fit if drives else run_stage).options(
-            name=spec.id,
+        drives = training.workers > 1
+        gpus = 0 if drives else training.gpus_per_worker
+        remote = ray.remote(
             num_cpus=0 if drives else training.cpus_per_worker,
-            num_gpus=0 if drives else training.gpus_per_worker,
+            num_gpus=gpus,
             max_retries=training.max_failures,
-        )
-        self.spec, self._reference = spec, remote.remote(spec)
+            max_calls=1 if gpus else 0,  # a warm process would keep the memory of a GPU that is no longer its own
+        )(_run)
+        self.spec, self._reference = spec, remote.options(name=spec.id).remote(spec)
 
     def wait(self, seconds: float) -> bool:
         import ray
@@ -52,7 +53,10 @@ class RayTask:
             ray.cancel(self._reference, force=True)
 
 
-def _fit(spec: StageSpec) -> StageResult:
+def _run(spec: StageSpec) -> StageResult:
+    alone = TrainingConfig(**spec.execution["training"]).workers == 1
+    if alone and spec.kind != "train":
+        return run_stage(spec)
     from s2d_core.training.ray_train import fit
 
-    return fit(spec)
+    return fit(spec, here=alone)

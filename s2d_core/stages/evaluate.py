@@ -7,6 +7,7 @@ of the samples depend on the problem only, so two models are compared under comm
 import json
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -74,9 +75,9 @@ def _sample(context: Context, config: EvaluationConfig, problems: Sequence[Probl
     )
     wanted = [Request(p.id, encoded[p.id], stable_seed(config.seed, p.id)) for p in problems]
     drawn = sampling(config.sampling, config.k)
-    greedy = engine.generate(wanted, replace(drawn, temperature=0.0, n=1))
-    sampled = engine.generate(wanted, drawn)
-    engine.close()
+    with closing(engine):
+        greedy = engine.generate(wanted, replace(drawn, temperature=0.0, n=1))
+        sampled = engine.generate(wanted, drawn)
     return [first + rest for first, rest in zip(greedy, sampled, strict=True)]
 
 

@@ -1,6 +1,7 @@
 """Stage kind ``train``: a row of the stage table, from its parents' checkpoints to its own."""
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -20,6 +21,7 @@ from s2d_core.config.schema import (
 from s2d_core.data.dataset import read_split
 from s2d_core.data.ledger import LabelLedger
 from s2d_core.data.problems import Problem
+from s2d_core.data.slices import slice_range
 from s2d_core.data.tokens import encode_prompts
 from s2d_core.recipe import STAGES, Row, spends_labels
 from s2d_core.rollouts import make_engine
@@ -57,10 +59,13 @@ def run_row(context: Context) -> StageResult:
 
 
 def read_problems(context: Context, which: str) -> list[Problem]:
-    """The problems of a slice: ``labelled`` (1H), ``held_out`` (2H), ``all`` (both) or any other split."""
+    """The problems of a slice of the labelled pool (``labelled``, ``all``, ``0:0.25``, ...) or of any other split."""
     directory, _ = context.parent("data")
-    splits = ("labelled", "held_out") if which == "all" else (which,)
-    return [problem for split in splits for problem in read_split(directory / "dataset", split)]
+    if which in ("unlabelled", "validation", "test"):
+        return read_split(directory / "dataset", which)
+    labelled, held_out = (read_split(directory / "dataset", split) for split in ("labelled", "held_out"))
+    span = slice_range(which, len(labelled), len(held_out))
+    return [*labelled, *held_out][span.start : span.stop]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> dict[str, tuple[int, ...]]:
@@ -82,7 +87,8 @@ def _rollout_source(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Source:
     encoded = encode(tokenizer, problems)
-    engine = _engine(context, "teacher" if row.actor == "teacher" else "policy", stage, tokenizer, encoded)
+    actor = _engine(context, "teacher" if row.actor == "teacher" else "policy", stage, tokenizer, encoded)
+    engine = context.opened.enter_context(closing(actor))
     if row.actor == "teacher":
         return _teacher_rollouts(context, stage, row, engine, problems, tokenizer, encoded)
     scorer = None
@@ -107,10 +113,9 @@ def _teacher_rollouts(
     weighted = isinstance(stage, WarmupStage) and stage.weighting == "pass_rate"
     grader = _grader(context, tokenizer) if spends_labels(context.spec.name, context.spec.settings) else None
     if grader and (trek or weighted):
-        student = _engine(context, "policy", stage, tokenizer, encoded)
         wanted = [Request(p.id, encoded[p.id], context.seed("pass_rate", p.id)) for p in problems]
-        rates = pass_rates(student, grader, problems, wanted, sampling(stage.sampling, stage.group_size))
-        student.close()
+        with closing(_engine(context, "policy", stage, tokenizer, encoded)) as student:
+            rates = pass_rates(student, grader, problems, wanted, sampling(stage.sampling, stage.group_size))
         weights = pass_rate_weights(rates) if weighted else {}
         problems = hard_problems(problems, rates, trek.max_pass_rate) if trek else problems
     stream = PromptStream(problems, min(stage.prompts_per_step, len(problems)), context.seed("prompts"))
@@ -146,7 +151,8 @@ def _engine(
 
 
 def _grader(context: Context, tokenizer: PreTrainedTokenizerBase) -> Grader:
-    return Grader(context, lambda ids: decode(tokenizer, ids), _ledger(context))
+    grader = Grader(context, lambda ids: decode(tokenizer, ids), _ledger(context))
+    return context.opened.enter_context(closing(grader))
 
 
 def _objective(context: Context, stage: TrainedStage) -> Objective:

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,10 @@ def silent(metrics: dict[str, float], checkpoint: Path | None) -> None:
 
 @dataclass
 class Context:
-    """spec, where it lives, how to execute it, and ``report``, called by every rank after each checkpoint."""
+    """spec, where it lives, how to execute it, and ``report``, called by every rank after each checkpoint.
+
+    opened: what ends with the stage (engines, graders), not with its process, which may serve another stage next.
+    """
 
     spec: StageSpec
     report: Report = silent
@@ -34,6 +37,7 @@ class Context:
     training: TrainingConfig = field(init=False)
     rollouts: RolloutsConfig = field(init=False)
     verifier: VerifierConfig = field(init=False)
+    opened: ExitStack = field(init=False, default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         execution = self.spec.execution

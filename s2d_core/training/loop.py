@@ -73,7 +73,6 @@ def train(context: Context, stage: TrainedStage, policy: Policy, source: Source,
                 context.training.checkpoints_kept,
             )
             context.report(metrics, saved)
-    source.close()
     return summary(context, log.read() if log else [])
 
 

@@ -18,9 +18,11 @@ CLEANER_STOP_S = 0.5
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
-def fit(spec: StageSpec) -> StageResult:
+def fit(spec: StageSpec, here: bool = False) -> StageResult:
     """Run ``spec`` on the Ray cluster this process is attached to; blocks until it is done.
 
+    here: the only worker is this process, which must hold the stage's resources and be started again by its caller
+    when it dies. Ray Train calls that its local mode; it saves a controller's, a helper's and a worker's start.
     Raises the stage's own S2DError, or StageError when its workers died more often than allowed.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -41,7 +43,9 @@ def fit(spec: StageSpec) -> StageResult:
         _worker,
         train_loop_config={"spec": spec.model_dump(mode="json")},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=0 if here else training.workers, use_gpu=gpu, resources_per_worker=resources
+        ),
         run_config=RunConfig(  # type: ignore[call-arg]  # ray.train's own, not the one its stubs show
             # The stage's own directory: the stage writes its checkpoints there and Ray only registers them.
             name=spec.id,

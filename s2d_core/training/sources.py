@@ -45,8 +45,6 @@ class Source(Protocol):
         """The policy changed; sources that do not sample from it ignore this."""
         ...
 
-    def close(self) -> None: ...
-
 
 class Corpus:
     """Given sequences, in seeded order."""
@@ -61,9 +59,6 @@ class Corpus:
         return Batch([Example(prompt, completion) for prompt, completion in picked])
 
     def load_weights(self, weights: NamedWeights) -> None:
-        pass
-
-    def close(self) -> None:
         pass
 
 
@@ -98,11 +93,6 @@ class PolicyRollouts:
 
     def load_weights(self, weights: NamedWeights) -> None:
         self.engine.load_weights(weights)
-
-    def close(self) -> None:
-        self.engine.close()
-        if self.scorer:
-            self.scorer.grader.close()
 
 
 class Grader:
@@ -211,9 +201,6 @@ class TeacherRollouts:
 
     def load_weights(self, weights: NamedWeights) -> None:
         pass
-
-    def close(self) -> None:
-        self.engine.close()
 
 
 class Curate(Protocol):

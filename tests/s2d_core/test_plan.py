@@ -4,7 +4,7 @@ import pytest
 
 from s2d_core.config.compose import load_config
 from s2d_core.errors import ConfigError
-from s2d_core.plan import plan
+from s2d_core.plan import plan, plan_evaluations
 
 
 def names(result, arm, seed=0):
@@ -94,6 +94,20 @@ def test_the_arm_s_own_settings_reach_only_its_stage():
     result = plan(config, ["full", "longer"], [0])
     assert result.specs[result.arms["longer"][0].model].settings["steps"] == 99
     assert result.specs[result.arms["full"][0].model].settings["steps"] == config.stages.opd.steps
+
+
+def test_an_arm_that_ends_with_the_teacher_deploys_and_measures_the_teacher():
+    config = load_config("small_world", ["arms.teacher={stages: [{stage: teacher_rl}]}"])
+    result = plan(config, ["teacher"], [0])
+    arm = result.arms["teacher"][0]
+    assert names(result, "teacher") == ["data", "pretrain_teacher", "teacher_rl"]
+    assert result.specs[arm.evaluations["final"]].inputs["policy"] == arm.model == arm.stages[-1]
+
+
+def test_checkpoints_are_only_evaluated():
+    result = plan_evaluations(load_config("small_world"), {"a": ("/a", "1"), "b": ("/b", "2")})
+    assert [spec.kind for spec in result.specs.values()] == ["data", "base", "evaluate", "base", "evaluate"]
+    assert result.arms["a"][0].model != result.arms["b"][0].model
 
 
 def inputs(result, arm, name):

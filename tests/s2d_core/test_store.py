@@ -56,6 +56,20 @@ def test_a_manifest_of_another_version_is_refused_and_left_alone(finished):
     assert json.loads((directory / "manifest.json").read_text())["format"] == 99
 
 
+@pytest.mark.parametrize(
+    "manifest", [{"format": 1, "result": {"fingerprint": "f", "flops": 3}}, {"format": 1}, {}, [1, 2]]
+)
+def test_a_manifest_this_version_cannot_read_is_one_error_that_names_the_file_and_deletes_nothing(finished, manifest):
+    store, spec, directory = finished
+    path = directory / "manifest.json"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="the version that wrote it") as caught:
+        store.result(spec)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert json.loads(path.read_text()) == manifest
+    assert (directory / "model" / "weights").exists()
+
+
 def test_an_unknown_parent_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(CheckpointError, match="run the stage"):
         Store(tmp_path).parent("0" * 16)

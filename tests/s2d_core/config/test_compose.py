@@ -2,7 +2,8 @@
 
 import pytest
 
-from s2d_core.config.compose import load_config, recipe_names
+from s2d_core.config.compose import load_config, recipe_names, with_arms
+from s2d_core.config.schema import ArmConfig
 from s2d_core.errors import ConfigError
 
 
@@ -52,6 +53,12 @@ def test_an_override_reaches_into_lists():
         ("arms.mine.stages=[]", ["arms.mine.stages", "at least 1"]),
         ("arms.mine.stages=[{stage: rl}]", ["arms.mine.stages.0.stage = 'rl'", "student_rl"]),
         ("stages.student_rl.prompts_per_step=4000", ["prompts_per_step = 4000", "512 problems"]),
+        ("arms.mine.stages=[{stage: student_rl, problems: '0:1.5'}]", ["arms.mine.stages.0.problems", "0:1.5", "≤ 1"]),
+        ("arms.mine.stages=[{stage: student_rl, problems: '0:0.05'}]", ["prompts_per_step = 32", "26 problems"]),
+        (
+            "arms.mine.stages=[{stage: student_rl, problems: half}]",
+            ["'half'", "labelled, held_out, all, or START:STOP"],
+        ),
         ("models.teacher.path=/somewhere", ["models.teacher", "exactly one of path"]),
         ("stages.pretrain_teacher=null", ["stages.pretrain_teacher", "trained from scratch"]),
         ("arms.full.stages.9.set.steps=3", ["arms.full.stages.9.set.steps=3"]),
@@ -96,3 +103,28 @@ def test_broken_yaml_is_refused_naming_the_file(tmp_path):
 def test_a_raw_teacher_needs_no_teacher_rl():
     config = load_config("small_world", ["arms.raw={teacher: raw, stages: [{stage: warmup}, {stage: opd}]}"])
     assert config.arms["raw"].teacher == "raw"
+
+
+def test_slices_by_fractions_count_towards_the_label_budget_once_where_they_overlap():
+    stages = "[{stage: student_rl, problems: '0:0.5'}, {stage: student_rl, problems: '0.25:0.75'}]"
+    load_config("small_world", ["label_budget=512", f"arms={{mine: {{stages: {stages}}}}}"])
+    with pytest.raises(ConfigError, match=r"arms\.mine: looks at 384 labels, over label_budget = 383"):
+        load_config("small_world", ["label_budget=383", f"arms.mine.stages={stages}"])
+
+
+def test_a_split_without_problems_cannot_be_evaluated_on():
+    with pytest.raises(ConfigError, match=r"evaluation\.split = 'validation': data\.splits\.validation is 0"):
+        load_config("small_world", ["evaluation.split=validation", "data.splits.validation=0"])
+
+
+def test_a_further_arm_is_held_to_the_same_rules_as_a_recipe_s():
+    config = load_config("small_world")
+    dense = ArmConfig.model_validate({"stages": [{"stage": "opd"}]})
+    assert with_arms(config, {"mine": dense.model_copy(update={"teacher": "raw"})}).arms.keys() == {
+        *config.arms,
+        "mine",
+    }
+    with pytest.raises(ConfigError, match=r"arms\.mine\.stages\.0.*without a teacher"):
+        with_arms(config, {"mine": dense})
+    with pytest.raises(ConfigError, match=r"arms = \['full'\].*choose others"):
+        with_arms(config, {"full": config.arms["full"]})

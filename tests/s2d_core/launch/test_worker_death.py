@@ -39,7 +39,8 @@ def numbers(config: Config) -> list[dict[str, float]]:
 
 
 def training_workers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "TrainWorker" in child.name()]
+    """The processes that train. Ray names them by what they do."""
+    return [child for child in psutil.Process().children(recursive=True) if "pretrain_student" in child.name()]
 
 
 def in_the_middle(spec: StageSpec, config: Config) -> Handle:
@@ -89,3 +90,27 @@ def test_a_cancelled_stage_frees_its_workers_within_15_seconds(tmp_path: Path) -
             handle.result()
     finally:
         disconnect()
+
+
+def test_stages_with_one_worker_share_a_warm_process_and_the_failure_of_one_spoils_nothing(tmp_path: Path) -> None:
+    config = configured(tmp_path, "ray", steps=2)
+    configs = [config, configured(tmp_path, "ray", steps=3), configured(tmp_path, "ray", steps=4)]
+    broken = Store(tmp_path).begin(pretraining(configs[1]))
+    (broken / "checkpoints").write_text("not a folder")
+    config = config.model_copy(update={"launch": config.launch.model_copy(update={"cpus": 1})})
+    seconds = []
+    connect(config)
+    try:
+        for each in configs:
+            began = time.monotonic()
+            handle = launch(pretraining(each), each.launch)
+            assert handle.wait(240.0)
+            seconds.append(time.monotonic() - began)
+            if each is configs[1]:
+                with pytest.raises(StageError, match="checkpoints"):
+                    handle.result()
+            else:
+                assert handle.result().name == "pretrain_student"
+    finally:
+        disconnect()
+    assert seconds[2] < seconds[0] / 3  # no process started, nothing imported

@@ -2,9 +2,11 @@
 
 import json
 
+import psutil
 import pytest
 
 from s2d_core.config.compose import load_config
+from s2d_core.errors import StageError
 from s2d_core.plan import plan
 from s2d_core.recipe import spends_labels
 from s2d_core.run_stage import run_stage
@@ -61,3 +63,15 @@ def test_imitation_lowers_the_loss_on_what_is_imitated(run):
     spec = next(spec for spec in planned.specs.values() if spec.name == "sft")
     lines = [json.loads(line) for line in (store.dir(spec) / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_a_stage_that_fails_leaves_no_process_to_the_next_one_in_its_own(tmp_path):
+    planned = plan(load_config("smoke", ["launch.mode=inproc", f"store={tmp_path}"]), ["trek"], [0])
+    chain = [planned.specs[fingerprint] for fingerprint in planned.arms["trek"][0].stages]
+    warmup = next(spec for spec in chain if spec.name == "warmup")
+    for spec in chain[: chain.index(warmup)]:
+        run_stage(spec)
+    before = set(psutil.Process().children())
+    with pytest.raises(StageError, match="none of the teacher's rollouts is right"):  # hardly pretrained
+        run_stage(warmup)
+    assert set(psutil.Process().children()) <= before

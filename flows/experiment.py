@@ -1,0 +1,193 @@
+"""What every flow shares: plan, connect, submit all, wait, report, tell MLflow; and the parameters they have in common.
+
+A ``Session`` is one flow run's use of the cluster and of MLflow; a flow that decides as it goes (``tune``) runs several
+plans in one.
+"""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.futures import PrefectFuture, wait
+from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.prepare import Prepared
+from s2d_core.config.schema import Config
+from s2d_core.errors import S2DError
+from s2d_core.launch.cluster import connect, disconnect
+from s2d_core.plan import Plan
+from s2d_core.report.data import headline
+from s2d_core.spec import StageResult
+from s2d_core.store import Store
+from tasks.planning import CACHED, describe, mermaid, reasons
+from tasks.report import accuracy_rows, make_report
+from tasks.slots import priorities
+from tasks.stage import Listener, Runner, run_stage
+from tasks.tracking import Tracker
+
+MOST_TASKS = 256  # waiting ones included; how many stages really run at once is for the slots to say
+TASK_RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=MOST_TASKS)
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+Recipe = Annotated[str, Field(description="Name of a shipped recipe, or path of a YAML file")]
+Arms = Annotated[list[str] | None, Field(description="Arms to run; none: all of the recipe's")]
+Seeds = Annotated[list[int], Field(description="Each seed trains every arm once")]
+Overrides = Annotated[list[str], Field(description="key=value, e.g. stages.opd.steps=100")]
+DryRun = Annotated[bool, Field(description="Plan only: train nothing")]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves: the report's page, a table for people, the finding, and what failed, both in words."""
+
+    report: Path
+    rows: list[dict[str, Any]]
+    finding: str
+    failed: list[str]
+
+    @property
+    def state(self) -> State[Any]:
+        """How the flow run ends."""
+        if self.failed:
+            return Failed(message="; ".join(self.failed), data=self)
+        return Completed(message=self.finding, data=self)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell ``listener`` of each stage's progress in the runs within; a flow's own parameters stay plain data."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+class Session:
+    """Runs plans, one after another. The cluster is joined, and MLflow told, when the first has something to say."""
+
+    def __init__(self, config: Config, arms: Sequence[str], seeds: Sequence[int]) -> None:
+        self.config, self.arms, self.seeds = config, list(arms), list(seeds)
+        self.store, self._connected = Store(config.store), False
+
+    @cached_property
+    def runner(self) -> Runner:
+        return Runner(self.config, Tracker(self.config, self.seeds, self.arms), {}, _listener.get())
+
+    def run(self, planned: Plan, why: dict[str, str]) -> list[str]:
+        """Run what is missing of ``planned``, ``why`` being its ``reasons``; returns what failed, in words."""
+        if not self._connected and any(reason != CACHED for reason in why.values()):
+            self._connected = True  # a run with everything finished never starts Ray
+            connect(self.config)
+        self.runner.priorities |= priorities(planned.specs)
+        futures = self._submit(planned)
+        wait(list(futures.values()))
+        return failures(planned, futures)
+
+    def close(self, report: Path, succeeded: bool) -> None:
+        """MLflow's parent run ends, with the report's folder as its artifacts."""
+        self.runner.tracker.close(report.parent, succeeded)
+
+    def abort(self) -> None:
+        """No stage outlives the run that follows it."""
+        if "runner" in self.__dict__:
+            self.runner.stop()
+            self.runner.tracker.close(None, succeeded=False)
+
+    def leave(self) -> None:
+        if self._connected:
+            disconnect()
+
+    def _submit(self, planned: Plan) -> dict[str, PrefectFuture[StageResult]]:
+        """One task for each distinct stage; parents' futures as arguments draw the edges."""
+        futures: dict[str, PrefectFuture[StageResult]] = {}
+        stage = run_stage.with_options(retries=self.config.launch.retries)
+        for fingerprint, spec in planned.specs.items():
+            parents = [futures[parent] for parent in dict.fromkeys(spec.inputs.values())]
+            futures[fingerprint] = stage.submit(spec, parents, self.runner)  # type: ignore[arg-type]  # futures become results
+        return futures
+
+
+@contextmanager
+def session(config: Config, arms: Sequence[str], seeds: Sequence[int]) -> Iterator[Session]:
+    """A session that is ended in good order, after Ctrl-C and SIGTERM too."""
+    opened = Session(config, arms, seeds)
+    try:
+        yield opened
+    except BaseException:
+        opened.abort()
+        raise
+    finally:
+        opened.leave()
+
+
+def announce(planned: Plan, config: Config) -> dict[str, str]:
+    """Log and publish the plan; returns its ``reasons``."""
+    why = reasons(planned, Store(config.store))
+    get_run_logger().info(describe(planned, config, why))
+    create_markdown_artifact(f"```mermaid\n{mermaid(planned, why)}\n```", key="plan", description="The DAG of stages")
+    return why
+
+
+def only_planned(planned: Plan, why: dict[str, str]) -> State[Any]:
+    """How a dry run ends."""
+    missing = sum(reason != CACHED for reason in why.values())
+    return Completed(message=f"{len(planned.specs)} stages planned, {missing} would run")
+
+
+# (fingerprints that were found finished, what failed) → the outcome; writes the report
+Report = Callable[[set[str], list[str]], Outcome]
+
+
+def experiment(prepared: Prepared, dry_run: bool, report: Report) -> State[Any]:
+    """Run the whole plan, whatever fails of it, and report."""
+    config, planned = prepared.config, prepared.plan
+    why = announce(planned, config)
+    if dry_run:
+        return only_planned(planned, why)
+    with session(config, list(planned.arms), list(next(iter(planned.arms.values())))) as running:
+        failed = running.run(planned, why)
+        outcome = report(running.runner.cached, failed)
+        running.close(outcome.report, succeeded=not failed)
+    return outcome.state
+
+
+def comparison(prepared: Prepared, command: str) -> Report:
+    """The report that compares arms: accuracy, contrasts, pictures, what failed."""
+
+    def report(cached: set[str], failed: list[str]) -> Outcome:
+        page, data = make_report(prepared.config, prepared.plan, cached, command)
+        return Outcome(page, accuracy_rows(data), headline(data), failed)
+
+    return report
+
+
+def failures(planned: Plan, futures: dict[str, PrefectFuture[StageResult]]) -> list[str]:
+    """What went wrong, stage by stage; stages that only lacked a parent are not the cause and are left out."""
+    found = []
+    for fingerprint, future in futures.items():
+        if future.state.is_completed() or future.state.name == "NotReady":
+            continue
+        error = future.state.result(raise_on_failure=False)
+        text = str(error) if isinstance(error, S2DError) else f"{type(error).__name__}: {error}"
+        stage = planned.specs[fingerprint].id
+        found.append(text if stage in text else f"{stage}: {text}")
+    return found
+
+
+def command_line(flow: str, /, overrides: Sequence[str] = (), **parameters: Any) -> str:
+    """The command that runs the same flow again; parameters that are None or empty are left out."""
+    words = ["python", "-m", "flows", *([] if flow == "sparse_to_dense" else [flow])]
+    for name, value in (*parameters.items(), ("set", overrides)):
+        values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)] if values else []
+    return shlex.join(words)
