@@ -10,7 +10,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 
-from flows.sparse_to_dense import Outcome, listening, sparse_to_dense
+from flows.experiment import Outcome, listening
+from flows.sparse_to_dense import sparse_to_dense
 from s2d_core.config.compose import load_config
 from s2d_core.errors import ConfigError
 from s2d_core.plan import plan
