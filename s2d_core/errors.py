@@ -9,6 +9,10 @@ class ConfigError(S2DError):
     """A configuration key, value or combination is not allowed."""
 
 
+class FairnessError(ConfigError):
+    """Two arms of a contrast differ in something that the contrast does not name."""
+
+
 class DataError(S2DError):
     """A dataset, label file or tokenizer cannot be used as given."""
 

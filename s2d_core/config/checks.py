@@ -11,6 +11,7 @@ def check(config: Config) -> None:
     problems = [*_models(config), *_budget(config)]
     for name, arm in config.arms.items():
         problems += _arm(config, name, arm)
+    problems += _contrasts(config)
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -51,6 +52,21 @@ def _budget(config: Config) -> Iterator[str]:
             f"label_budget = {config.label_budget}: over the {pool} labels there are "
             "(data.splits.labelled + data.splits.held_out)"
         )
+
+
+def _contrasts(config: Config) -> Iterator[str]:
+    """Arms that contrasts and trial counts speak of must exist; names of contrasts are unique."""
+    allowed = f"allowed: {', '.join(config.arms)}"
+    names = [contrast.name for contrast in config.contrasts]
+    for index, contrast in enumerate(config.contrasts):
+        for arm in contrast.arms:
+            if arm not in config.arms:
+                yield f"contrasts.{index}.arms = {list(contrast.arms)}: unknown arm {arm!r}; {allowed}"
+        if names.count(contrast.name) > 1:
+            yield f"contrasts.{index}.name = {contrast.name!r}: used twice; give each contrast a name of its own"
+    for arm in config.learning_rate_trials:
+        if arm not in config.arms:
+            yield f"learning_rate_trials.{arm}: unknown arm; {allowed}"
 
 
 def _arm(config: Config, name: str, arm: ArmConfig) -> Iterator[str]:

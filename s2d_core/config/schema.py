@@ -274,6 +274,56 @@ class TrackingConfig(Strict):
     experiment: str = "sparse-to-dense"
 
 
+# What two arms may differ in; a contrast names all of it. Each is defined in ``s2d_core/fairness.py``.
+Quantity = Literal[
+    "labels",
+    "prompts",
+    "rollouts",
+    "student_updates",
+    "teacher_updates",
+    "sequences_per_update",
+    "group_size",
+    "max_tokens",
+    "sampling",
+    "student",
+    "teacher",
+    "stages",
+    "signal",
+    "problems",
+    "loss",
+    "learning_rate",
+    "learning_rate_trials",
+    "optimiser",
+    "settings",
+]
+
+
+class ContrastConfig(Strict):
+    """A claim that the report judges when both arms are in the run: the first arm is more accurate than the second."""
+
+    name: str
+    arms: tuple[str, str]  # first > second
+    differs: tuple[Quantity, ...] = ()  # what the claim is about; any other difference is refused before training
+    strict: bool = True  # false: differences it does not name are printed in the report instead
+    paper: float | None = None  # difference in arXiv 2605.12483, points
+    margin: float | None = None  # points that the difference should reach
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _two_arms(self) -> "ContrastConfig":
+        if self.arms[0] == self.arms[1]:
+            raise ValueError(f"arms {self.arms[0]!r} twice; a contrast compares two arms")
+        return self
+
+
+class GatesConfig(Strict):
+    """Conditions of the paper as thresholds; see ``s2d_core/gates.py``."""
+
+    c1_min_gain: float = 0.0  # points of avg@k that RL must gain the teacher
+    c2_max_kl: float = Field(2.0, gt=0)  # nats a token, KL(student ‖ teacher) on student rollouts where OPD starts
+    on_failure: Literal["warn", "stop"] = "warn"
+
+
 class Config(Strict):
     """Everything a run needs; ``plan`` turns it into stage specs."""
 
@@ -290,3 +340,7 @@ class Config(Strict):
     training: TrainingConfig = TrainingConfig()
     launch: LaunchConfig = LaunchConfig()
     tracking: TrackingConfig = TrackingConfig()
+    contrasts: tuple[ContrastConfig, ...] = ()
+    gates: GatesConfig = GatesConfig()
+    # How many learning rates were tried for an arm, where that was kept count of.
+    learning_rate_trials: dict[str, Positive] = Field(default_factory=dict)

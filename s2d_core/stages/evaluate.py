@@ -18,6 +18,7 @@ from s2d_core.data.dataset import read_split
 from s2d_core.data.problems import Problem
 from s2d_core.evaluation.metrics import accuracy_metrics
 from s2d_core.losses import chunked_divergence
+from s2d_core.rewards.boxes import last_box
 from s2d_core.rewards.verifier import Verdict, Verifier
 from s2d_core.rollouts import make_engine
 from s2d_core.rollouts.types import Request, Rollout
@@ -32,7 +33,7 @@ Row = dict[str, Any]  # one line of samples.jsonl
 
 
 def evaluate(context: Context) -> StageResult:
-    """avg@k, pass@k, greedy accuracy with standard errors over problems; mean KL(model ‖ teacher) a token."""
+    """avg@k, pass@k, maj@k, greedy accuracy with standard errors over problems; mean KL(model ‖ teacher) a token."""
     began = time.perf_counter()
     settings = context.spec.settings
     config = EvaluationConfig.model_validate({k: v for k, v in settings.items() if k not in ("engine", "dtype")})
@@ -43,7 +44,8 @@ def evaluate(context: Context) -> StageResult:
     rows = [row for share in parallel.gather(_grade(context, mine, groups)) for row in share]
     order = {problem.id: index for index, problem in enumerate(problems)}
     rows.sort(key=lambda row: (order[row["problem_id"]], row["sample"]))
-    metrics = accuracy_metrics(*_correctness(rows, len(problems)), pass_k=config.pass_k or config.k)
+    correct, greedy = _correctness(rows, len(problems))
+    metrics = accuracy_metrics(correct, greedy, _answers(rows, len(problems)), config.pass_k or config.k)
     if "teacher" in context.spec.inputs:
         metrics |= _distance(context, [rollout for group in groups for rollout in group[1:]])
     if parallel.rank() == 0:
@@ -103,6 +105,7 @@ def _grade(context: Context, problems: Sequence[Problem], groups: list[list[Roll
                     "truncated": int(rollout.finish_reason == "length"),
                     "prompt": problem.prompt,
                     "answer": problem.answer,
+                    "answer_text": last_box(text),
                     "completion": text,
                 }
             )
@@ -113,6 +116,12 @@ def _correctness(rows: list[Row], problems: int) -> tuple[np.ndarray, np.ndarray
     """([problems, k] correctness of the samples, [problems] of the greedy completions)."""
     correct = np.array([row["correct"] for row in rows], dtype=float).reshape(problems, -1)
     return correct[:, 1:], correct[:, 0]
+
+
+def _answers(rows: list[Row], problems: int) -> list[list[str | None]]:
+    """[problems][k] answers of the samples; None where there is no box."""
+    width = len(rows) // problems
+    return [[row["answer_text"] for row in rows[i * width + 1 : (i + 1) * width]] for i in range(problems)]
 
 
 @torch.no_grad()
