@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan without any server; then, unless that was all, run the flow."""
+    from s2d_core import fairness
     from s2d_core.config.compose import load_config
     from s2d_core.plan import plan
     from s2d_core.preflight import preflight
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.recipe, arguments.overrides)
     planned = plan(config, arguments.arms, arguments.seeds, preflight(config))
+    fairness.check(config, planned)
     print(describe(planned, config, reasons(planned, Store(config.store))), flush=True)
     if arguments.dry_run:
         return 0

@@ -15,6 +15,7 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from s2d_core import fairness
 from s2d_core.config.compose import load_config
 from s2d_core.config.schema import Config
 from s2d_core.errors import S2DError
@@ -26,7 +27,6 @@ from s2d_core.spec import StageResult
 from s2d_core.store import Store
 from tasks.planning import describe, mermaid, reasons
 from tasks.report import make_report
-from tasks.slots import priorities
 from tasks.stage import Listener, Runner, run_stage
 from tasks.tracking import Tracker
 
@@ -72,6 +72,7 @@ def sparse_to_dense(
     # Stages run in processes with other working directories.
     config = config.model_copy(update={"store": str(Path(config.store).absolute())})
     planned = plan(config, arms, seeds, preflight(config))
+    fairness.check(config, planned)
     store = Store(config.store)
     why = reasons(planned, store)
     logger.info(describe(planned, config, why))
@@ -82,7 +83,7 @@ def sparse_to_dense(
     if missing:  # a run with everything finished never starts Ray
         connect(config)
     tracker = Tracker(config, list(seeds), list(planned.arms))
-    runner = Runner(config, tracker, priorities(planned.specs), _listener.get())
+    runner = Runner(config, tracker, planned.specs, _listener.get())
     try:
         futures = submit_all(planned, runner, config)
         wait(list(futures.values()))
@@ -103,12 +104,19 @@ def sparse_to_dense(
 
 
 def submit_all(planned: Plan, runner: Runner, config: Config) -> dict[str, PrefectFuture[StageResult]]:
-    """One task for each distinct stage; parents' futures as arguments draw the edges."""
+    """One task for each distinct stage; the futures of what it waits for as arguments draw the edges."""
     futures: dict[str, PrefectFuture[StageResult]] = {}
     stage = run_stage.with_options(retries=config.launch.retries)
-    for fingerprint, spec in planned.specs.items():
-        parents = [futures[parent] for parent in dict.fromkeys(spec.inputs.values())]
-        futures[fingerprint] = stage.submit(spec, parents, runner)  # type: ignore[arg-type]  # futures become results
+
+    def submit(fingerprint: str) -> PrefectFuture[StageResult]:
+        if fingerprint not in futures:
+            spec = planned.specs[fingerprint]
+            parents = [submit(parent) for parent in runner.parents(spec)]
+            futures[fingerprint] = stage.submit(spec, parents, runner)  # type: ignore[arg-type]  # futures become results
+        return futures[fingerprint]
+
+    for fingerprint in planned.specs:
+        submit(fingerprint)
     return futures
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from s2d_core.fairness import leaves
 from s2d_core.spec import StageSpec
 from s2d_core.store import Store
 
@@ -37,11 +38,11 @@ def _nearest(spec: StageSpec, store: Store) -> str | None:
 
     Other inputs say nothing: every arm has its own.
     """
-    wanted = _leaves(_identity(spec))
+    wanted = leaves(_identity(spec))
     best: list[str] | None = None
     for manifest in store.stages.glob(f"{spec.name}-*/manifest.json"):
         try:
-            found = _leaves(json.loads((manifest.parent / "spec.json").read_text()))
+            found = leaves(json.loads((manifest.parent / "spec.json").read_text()))
         except (FileNotFoundError, json.JSONDecodeError):
             continue
         names = [n for n in wanted.keys() | found.keys() if n.split(".")[0] in ("settings", "seed", "numerics")]
@@ -57,13 +58,3 @@ def _nearest(spec: StageSpec, store: Store) -> str | None:
 
 def _identity(spec: StageSpec) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude={"execution"})
-
-
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, keys joined by dots."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    leaves: dict[str, Any] = {}
-    for key, inner in value.items():
-        leaves |= _leaves(inner, f"{prefix}.{key}" if prefix else key)
-    return leaves

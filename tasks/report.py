@@ -12,7 +12,8 @@ from prefect.cache_policies import NO_CACHE
 
 from s2d_core.config.schema import Config
 from s2d_core.plan import Plan
-from s2d_core.report.data import Results, headline, report_data
+from s2d_core.report.data import headline, report_data
+from s2d_core.report.results import Results
 from s2d_core.report.page import write_report
 from s2d_core.store import Store
 
@@ -21,7 +22,7 @@ from s2d_core.store import Store
 def make_report(config: Config, plan: Plan, cached: set[str], command: str) -> tuple[Path, dict[str, Any]]:
     """Write the report of whatever is finished; returns the page's path and the data of ``report.json``."""
     results = Results(plan, Store(config.store))
-    data = report_data(results, cached, config.name, command)
+    data = report_data(results, cached, config, command)
     root = Path(config.store).absolute()
     folder = root / "reports" / f"{config.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     page = write_report(folder, results, data, config.model_dump(mode="json"), config.evaluation.rollouts_shown)

@@ -274,37 +274,14 @@ class TrackingConfig(Strict):
     experiment: str = "sparse-to-dense"
 
 
-# What two arms may differ in; a contrast names all of it. Each is defined in ``s2d_core/fairness.py``.
-Quantity = Literal[
-    "labels",
-    "prompts",
-    "rollouts",
-    "student_updates",
-    "teacher_updates",
-    "sequences_per_update",
-    "group_size",
-    "max_tokens",
-    "sampling",
-    "student",
-    "teacher",
-    "stages",
-    "signal",
-    "problems",
-    "loss",
-    "learning_rate",
-    "learning_rate_trials",
-    "optimiser",
-    "settings",
-]
-
-
 class ContrastConfig(Strict):
     """A claim that the report judges when both arms are in the run: the first arm is more accurate than the second."""
 
     name: str
     arms: tuple[str, str]  # first > second
-    differs: tuple[Quantity, ...] = ()  # what the claim is about; any other difference is refused before training
-    strict: bool = True  # false: differences it does not name are printed in the report instead
+    # Quantities of ``s2d_core/fairness.py`` or dotted settings that the arms may differ in: what the claim is about.
+    differs: tuple[str, ...] = ()
+    strict: bool = True  # any other difference is refused before training; false: it is printed in the report
     paper: float | None = None  # difference in arXiv 2605.12483, points
     margin: float | None = None  # points that the difference should reach
     reason: str = ""

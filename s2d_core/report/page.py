@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from s2d_core.report.data import Results, headline
-from s2d_core.report.plots import draw_all
+from s2d_core.report.data import curves, failed_gates, headline
+from s2d_core.report.pictures import draw_all
+from s2d_core.report.results import Results
 from s2d_core.store import write_json
 
 

@@ -12,7 +12,8 @@ from s2d_core.config.compose import load_config
 from s2d_core.errors import CheckpointError, DataError, ResourceError
 from s2d_core.plan import plan
 from s2d_core.preflight import preflight
-from s2d_core.report.data import Results, report_data
+from s2d_core.report.data import report_data
+from s2d_core.report.results import Results
 from s2d_core.run_stage import run_stage
 from s2d_core.store import Store
 

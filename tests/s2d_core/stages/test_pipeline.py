@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from s2d_core.config.compose import load_config
 from s2d_core.errors import LabelBudgetError
 from s2d_core.plan import plan
-from s2d_core.report.data import Results, headline, report_data
+from s2d_core.report.data import headline, report_data
+from s2d_core.report.results import Results
 from s2d_core.report.page import write_report
 from s2d_core.run_stage import run_stage
 from s2d_core.store import Store
