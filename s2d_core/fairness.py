@@ -23,11 +23,11 @@ from typing import Any
 from s2d_core.config.schema import Config, ContrastConfig
 from s2d_core.errors import FairnessError
 from s2d_core.plan import Plan
-from s2d_core.recipe import STAGES
+from s2d_core.recipe import STAGES, spends_labels
 from s2d_core.spec import StageSpec
 
 ARM = ""  # where a fact of the whole arm lies
-SPARSE = "GRPO"  # where the settings of every row with verifier reward lie
+SPARSE = "GRPO"  # where the settings of every row with a policy gradient alone lie
 OF_THE_ARM = ("group_size", "sampling", "optimiser")  # sections of settings that all stages of an arm share
 ELSEWHERE = ("prompts_per_step", "optimiser.lr")  # in sequences_per_update; free
 Facts = dict[tuple[str, str], Any]  # (quantity, row or ARM) → value
@@ -87,9 +87,9 @@ def facts(config: Config, plan: Plan, arm: str) -> Facts:
     specs = [plan.specs[fingerprint] for fingerprint in next(iter(plan.arms[arm].values())).stages]
     bases = [spec for spec in specs if spec.kind == "base" or spec.name.startswith("pretrain_")]
     trained = [spec for spec in specs if spec.name in STAGES and spec not in bases]
-    sparse = [spec for spec in trained if STAGES[spec.name].spends_labels]
+    labelled = [spec for spec in trained if spends_labels(spec.name, spec.settings)]
     found: Facts = {
-        ("labels", ARM): _distinct_problems(config, sparse),
+        ("labels", ARM): _distinct_problems(config, labelled),
         ("prompts", ARM): _distinct_problems(config, trained),
         ("rollouts", ARM): sum(_rollouts(config, spec) for spec in trained),
         ("sequences_per_update", ARM): _values(_sequences_per_update(spec) for spec in trained),
@@ -110,7 +110,7 @@ def _settings(trained: list[StageSpec]) -> Facts:
     """Distinct values of each setting, over the arm or over a row."""
     collected: dict[tuple[str, str], list[Any]] = {}
     for spec in trained:
-        row = SPARSE if STAGES[spec.name].spends_labels else spec.name
+        row = SPARSE if STAGES[spec.name].loss == "policy_gradient" else spec.name
         for name, value in leaves(spec.settings).items():
             if name not in ELSEWHERE:
                 where = ARM if name.split(".")[0] in OF_THE_ARM else row
@@ -135,7 +135,13 @@ def _distinct_problems(config: Config, specs: list[StageSpec]) -> int:
 
 
 def _reached(config: Config, spec: StageSpec) -> int:
-    return min(_size(config, _splits(spec)), spec.settings["steps"] * spec.settings.get("prompts_per_step", 0))
+    pool = _size(config, _splits(spec))
+    return pool if _asks_the_student(spec) else min(pool, spec.settings["steps"] * spec.settings["prompts_per_step"])
+
+
+def _asks_the_student(spec: StageSpec) -> bool:
+    """Whether the stage begins by finding the student's pass rate on every problem of its slice."""
+    return spends_labels(spec.name, spec.settings) and STAGES[spec.name].signal == "teacher"
 
 
 def _splits(spec: StageSpec) -> set[str]:
@@ -150,8 +156,9 @@ def _size(config: Config, splits: Iterable[str]) -> int:
 def _rollouts(config: Config, spec: StageSpec) -> int:
     settings = spec.settings
     stored = STAGES[spec.name].actor == "teacher"
-    prompts = _reached(config, spec) if stored else settings["steps"] * settings.get("prompts_per_step", 0)
-    return int(prompts * settings.get("group_size", 0))
+    prompts = _reached(config, spec) if stored else settings["steps"] * settings["prompts_per_step"]
+    asked = _size(config, _splits(spec)) if _asks_the_student(spec) else 0
+    return int((prompts + asked) * settings["group_size"])
 
 
 def _minibatches(spec: StageSpec) -> int:
@@ -163,7 +170,7 @@ def _updates(spec: StageSpec) -> int:
 
 
 def _sequences_per_update(spec: StageSpec) -> int:
-    return int(spec.settings.get("prompts_per_step", 0) * spec.settings.get("group_size", 1)) // _minibatches(spec)
+    return int(spec.settings["prompts_per_step"] * spec.settings["group_size"]) // _minibatches(spec)
 
 
 def _values(values: Iterable[Any]) -> Any:

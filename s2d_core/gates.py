@@ -38,9 +38,9 @@ class Gate:
 
 
 def is_gated(spec: StageSpec) -> bool:
-    """OPD: the policy samples and a teacher scores."""
+    """OPD, alone or mixed with reward: the policy samples and a teacher scores."""
     row = STAGES.get(spec.name)
-    return row is not None and row.actor == "policy" and row.signal == "teacher"
+    return row is not None and row.actor == "policy" and row.reads_teacher
 
 
 def measurements(specs: Specs, stage: StageSpec) -> dict[str, str]:

@@ -43,12 +43,12 @@ class Plan:
 def plan(
     config: Config, arms: Sequence[str] | None, seeds: Sequence[int], sources: Mapping[str, str] | None = None
 ) -> Plan:
-    """The union DAG of ``arms`` (None: all of the recipe's) under ``seeds``.
+    """The union DAG of ``arms`` (None: the recipe's ``default_arms``) under ``seeds``.
 
     sources: content hashes of external inputs (``data``, ``teacher``, ``student``), found by the preflight.
     Raises ConfigError for unknown arms and for repeated or missing seeds.
     """
-    arms = list(config.arms if arms is None else arms)
+    arms = list((config.default_arms or config.arms) if arms is None else arms)
     if unknown := [arm for arm in arms if arm not in config.arms]:
         raise ConfigError(f"arms = {unknown}: unknown; allowed: {', '.join(config.arms)}")
     if not arms or len(set(arms)) < len(arms):
@@ -79,21 +79,24 @@ class _Planner:
 
         def model(role: Role) -> str:
             if role not in models:
-                models[role] = self._base(role)
+                models[role] = self._base("student" if arm.teacher == "same_size" else role)
                 stages.append(models[role])
             return models[role]
 
         raw_teacher: str | None = None
         for entry in arm.stages:
             row = STAGES[entry.stage]
-            inputs = {"data": data, "policy": model(row.trains)}
-            if row.signal == "teacher":
-                inputs["teacher"] = model("teacher")
-                bridge_starts.append(inputs["policy"])
-            elif row.trains == "teacher":
-                raw_teacher = raw_teacher or inputs["policy"]
-            settings = validate(row.config_class, stage_settings(self.config, entry)).model_dump(mode="json")
+            settings = validate(row.config, stage_settings(self.config, entry)).model_dump(mode="json")
             settings["problems"] = entry.problems
+            inputs = {"data": data, "policy": model(row.trains)}
+            if row.trains == "teacher":
+                raw_teacher = raw_teacher or inputs["policy"]
+            elif row.reads_teacher:
+                bridge_starts.append(inputs["policy"])
+            if row.reads_teacher:
+                inputs["teacher"] = model("teacher")
+            if settings.get("target") == "delta":
+                inputs["raw_teacher"] = raw_teacher or inputs["teacher"]
             models[row.trains] = self._add("train", entry.stage, settings | self._numerics(), inputs)
             stages.append(models[row.trains])
 

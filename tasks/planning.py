@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from s2d_core.config.schema import Config
 from s2d_core.plan import Plan
+from s2d_core.recipe import spends_labels
 from s2d_core.spec import StageSpec
 from s2d_core.store import Store
 from tasks.reasons import reason_to_run
@@ -31,7 +32,7 @@ def estimated_tokens(spec: StageSpec) -> int:
 
 def labels(spec: StageSpec, config: Config) -> int:
     """Labels a stage will look at: at most its slice, at most what its steps reach."""
-    if spec.name not in ("teacher_rl", "student_rl"):
+    if spec.kind != "train" or not spends_labels(spec.name, spec.settings):
         return 0
     splits, which = config.data.splits, spec.settings["problems"]
     pool = splits.labelled + splits.held_out if which == "all" else getattr(splits, which)

@@ -12,6 +12,8 @@ def check(config: Config) -> None:
     for name, arm in config.arms.items():
         problems += _arm(config, name, arm)
     problems += _contrasts(config)
+    if unknown := [name for name in config.default_arms or () if name not in config.arms]:
+        problems.append(f"default_arms = {unknown}: unknown; allowed: {', '.join(config.arms)}")
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -71,25 +73,29 @@ def _contrasts(config: Config) -> Iterator[str]:
 
 def _arm(config: Config, name: str, arm: ArmConfig) -> Iterator[str]:
     from s2d_core.config.compose import validate
-    from s2d_core.recipe import STAGES, stage_settings
+    from s2d_core.recipe import STAGES, spends_labels, stage_settings
 
     spent: set[str] = set()
-    teacher_ready = arm.teacher == "raw"
+    raw = arm.teacher == "raw"
+    teacher_ready = raw
     for index, entry in enumerate(arm.stages):
         where = f"arms.{name}.stages.{index}"
         row = STAGES[entry.stage]
         if entry.problems == "held_out" and config.data.splits.held_out == 0:
             yield f"{where}.problems = 'held_out': data.splits.held_out is 0; allowed: labelled, all"
-        if row.spends_labels:
-            spent.add(entry.problems)
-        if row.signal == "teacher" and not teacher_ready:
+        if row.trains == "student" and row.reads_teacher and not teacher_ready:
             yield (
                 f"{where}.stage = {entry.stage!r}: a dense stage without a teacher; put teacher_rl before it, "
                 f"or set arms.{name}.teacher=raw to distil the untrained one"
             )
-        teacher_ready = teacher_ready or entry.stage == "teacher_rl"
+        if row.trains == "teacher" and raw:
+            yield f"{where}.stage = {entry.stage!r}: trains the teacher of an arm with arms.{name}.teacher=raw"
+        teacher_ready = teacher_ready or row.trains == "teacher"
         try:
-            stage: TrainedStage = validate(row.config_class, stage_settings(config, entry), f"{where}.set")
+            settings = stage_settings(config, entry)
+            stage: TrainedStage = validate(row.config, settings, f"{where}.set")
+            if spends_labels(entry.stage, settings):
+                spent.add(entry.problems)
         except ConfigError as error:
             yield str(error)
             continue

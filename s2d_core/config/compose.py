@@ -31,7 +31,7 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     Raises ConfigError naming each wrong key, its value and what is allowed.
     """
     try:
-        merged = OmegaConf.merge(_recipe(recipe, seen=()), _dotlist(overrides))
+        merged = _overridden(_recipe(recipe, seen=()), overrides)
         if missing := sorted(OmegaConf.missing_keys(merged)):
             raise ConfigError(f"recipe {recipe!r} leaves {', '.join(missing)} to you: give each as key=value")
         values = OmegaConf.to_container(merged, resolve=True)
@@ -69,13 +69,16 @@ def _recipe(name: str, seen: tuple[str, ...]) -> DictConfig:
     return loaded if parent is None else OmegaConf.merge(_recipe(parent, (*seen, name)), loaded)  # type: ignore[return-value]
 
 
-def _dotlist(overrides: Iterable[str]) -> DictConfig:
-    overrides = list(overrides)
+def _overridden(recipe: DictConfig, overrides: Iterable[str]) -> DictConfig:
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"override {override!r}: must read key=value, for example stages.opd.steps=100")
-    return OmegaConf.from_dotlist(overrides)
+        try:
+            recipe.merge_with_dotlist([override])
+        except (IndexError, TypeError, ValueError) as error:
+            raise ConfigError(f"override {override!r}: no such place in the recipe: {error}") from error
+    return recipe
 
 
 def _explain(model: type[BaseModel], detail: Any, prefix: str) -> str:

@@ -171,37 +171,88 @@ class CorpusStage(TrainedStage):
     sequences_per_step: Positive
 
 
-class SparseStage(TrainedStage):
-    """GRPO with verifier reward. One step looks at ``prompts_per_step`` answers."""
-
-    prompts_per_step: Positive
-    group_size: int = Field(ge=2)
-    sampling: SamplingConfig
-    policy_gradient: PolicyGradientConfig = PolicyGradientConfig()
-
-
-class DenseStage(TrainedStage):
-    """Distillation from the teacher's next-token distribution on rollouts of the row's actor."""
+class RolloutStage(TrainedStage):
+    """Training on rollouts of the row's actor: ``group_size`` of each of ``prompts_per_step`` prompts a step."""
 
     prompts_per_step: Positive
     group_size: Positive
     sampling: SamplingConfig
+
+
+class SparseStage(RolloutStage):
+    """GRPO with verifier reward. One step looks at ``prompts_per_step`` answers."""
+
+    group_size: int = Field(ge=2)
+    policy_gradient: PolicyGradientConfig = PolicyGradientConfig()
+
+
+class ImitationStage(RolloutStage):
+    """Next-token training on the actor's rollouts: hard labels. With a verifier, on the right ones only."""
+
+
+class DenseStage(RolloutStage):
+    """Distillation from the teacher's next-token distribution on rollouts of the row's actor."""
+
     divergence: DivergenceConfig
 
 
+class TrekConfig(Strict):
+    """TREK (arXiv 2607.05339): only what the student can hardly do, only right proposals, only those near to it."""
+
+    max_pass_rate: float = Field(0.125, ge=0, le=1)
+    proposals: Positive = 2  # of each prompt, those to which the student gives the highest mean log-probability
+
+
+class WarmupStage(DenseStage):
+    """On rollouts of the teacher. Weighting and trek need the student's pass rate, so they look at answers."""
+
+    # pass_rate: each prompt by p(1 − p) of the student's pass rate p, to a mean of 1 (PACED)
+    weighting: Literal["uniform", "pass_rate"] = "uniform"
+    trek: TrekConfig | None = None
+
+
+class OpdStage(DenseStage):
+    """On rollouts of the student. ``delta``: the target's logits are those of the student at the start of the stage
+    plus what training changed in the teacher's (arXiv 2610.10460)."""
+
+    target: Literal["teacher", "delta"] = "teacher"
+
+
+class MixedStage(SparseStage):
+    """Both rewards in one update: ``sparse_weight`` · policy gradient + (1 − ``sparse_weight``) · divergence, the λ
+    of arXiv 2605.12483 (v1), Eq. 3."""
+
+    sparse_weight: float = Field(gt=0, lt=1)
+    divergence: DivergenceConfig
+    policy_gradient: PolicyGradientConfig = PolicyGradientConfig(drop_zero_variance=False)
+
+    @model_validator(mode="after")
+    def _all_groups(self) -> "MixedStage":
+        if self.policy_gradient.drop_zero_variance:
+            raise ValueError(
+                "policy_gradient.drop_zero_variance = true: the dense half learns from every group; set it to false"
+            )
+        return self
+
+
 class StagesConfig(Strict):
+    """Settings of each row of the stage table; rows that no arm uses may be left out."""
+
     pretrain_teacher: CorpusStage | None = None
     pretrain_student: CorpusStage | None = None
     teacher_rl: SparseStage
-    warmup: DenseStage
-    opd: DenseStage
+    warmup: WarmupStage
+    opd: OpdStage
     student_rl: SparseStage
+    teacher_sft: ImitationStage | None = None
+    sft: ImitationStage | None = None
+    mixed: MixedStage | None = None
 
 
 class ArmStage(Strict):
     """One stage of an arm: a row of the stage table, where its prompts come from, and what it overrides."""
 
-    stage: Literal["teacher_rl", "warmup", "opd", "student_rl"]
+    stage: Literal["teacher_rl", "teacher_sft", "warmup", "sft", "opd", "mixed", "student_rl"]
     problems: ProblemSlice = "all"  # sparse rows look at their answers, dense rows read the prompts only
     set: dict[str, Any] = Field(default_factory=dict)  # dotted keys of the stage's configuration
 
@@ -210,7 +261,8 @@ class ArmConfig(Strict):
     """A way from base models to a deployed student."""
 
     description: str = ""
-    teacher: Literal["trained", "raw"] = "trained"  # raw: dense stages read the untrained teacher
+    # trained: by a stage of the arm. raw: not at all. same_size: trained, from the base student.
+    teacher: Literal["trained", "raw", "same_size"] = "trained"
     stages: tuple[ArmStage, ...] = Field(min_length=1)
 
 
@@ -311,6 +363,7 @@ class Config(Strict):
     label_budget: Positive | None = None  # None: labelled + held_out
     stages: StagesConfig
     arms: dict[str, ArmConfig] = Field(min_length=1)
+    default_arms: tuple[str, ...] | None = None  # what runs when no arms are named; None: all of them
     evaluation: EvaluationConfig
     rollouts: RolloutsConfig = RolloutsConfig()
     verifier: VerifierConfig = VerifierConfig()

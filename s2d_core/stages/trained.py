@@ -8,24 +8,31 @@ from s2d_core.config.schema import (
     ArithmeticConfig,
     CorpusStage,
     DenseStage,
+    DivergenceConfig,
+    MixedStage,
+    OpdStage,
+    RolloutStage,
     ScratchModel,
     SparseStage,
     TrainedStage,
+    WarmupStage,
 )
 from s2d_core.data.dataset import read_split
 from s2d_core.data.ledger import LabelLedger
 from s2d_core.data.problems import Problem
 from s2d_core.data.tokens import encode_prompts
-from s2d_core.recipe import STAGES, Row
+from s2d_core.recipe import STAGES, Row, spends_labels
 from s2d_core.rollouts import make_engine
+from s2d_core.rollouts.types import Engine, Request, Rollout
 from s2d_core.spec import StageResult
 from s2d_core.training import checkpoint, parallel
 from s2d_core.training.context import Context
+from s2d_core.training.curation import BEFORE, hard_problems, nearest, pass_rate_weights, pass_rates, right_ones
 from s2d_core.training.loop import train
-from s2d_core.training.objectives import Divergence, NextToken, Objective, PolicyGradient
+from s2d_core.training.objectives import Divergence, Mixed, NextToken, Objective, PolicyGradient
 from s2d_core.training.policy import Policy, load_model
 from s2d_core.training.prompts import PromptStream
-from s2d_core.training.sources import Corpus, PolicyRollouts, Source, TeacherRollouts, VerifierSignal
+from s2d_core.training.sources import Corpus, Grader, PolicyRollouts, Source, TeacherRollouts, VerifierSignal, sampling
 
 EXTRA_SETTINGS = ("problems", "engine", "dtype", "scratch", "arithmetic")
 
@@ -34,18 +41,17 @@ def run_row(context: Context) -> StageResult:
     """Train the row ``context.spec.name`` and export its model."""
     settings = context.spec.settings
     row = STAGES[context.spec.name]
-    stage = row.config_class.model_validate({k: v for k, v in settings.items() if k not in EXTRA_SETTINGS})
-    if row.actor == "corpus":
-        assert isinstance(stage, CorpusStage)
+    stage = row.config.model_validate({k: v for k, v in settings.items() if k not in EXTRA_SETTINGS})
+    if isinstance(stage, CorpusStage):
         policy, tokenizer, source = _from_scratch(context, stage)
-        objective: Objective = NextToken(context.training.logits_chunk)
-        result = train(context, stage, policy, source, objective)
+        result = train(context, stage, policy, source, _objective(context, stage))
     else:
+        assert isinstance(stage, RolloutStage)
         policy, tokenizer = load_policy(context, "policy"), load_tokenizer(context)
         problems = read_problems(context, settings["problems"])
         source = _rollout_source(context, stage, row, problems, tokenizer)
         result = train(context, stage, policy, source, _objective(context, stage))
-        result = result.model_copy(update=_spent(context, stage, problems, row))
+        result = result.model_copy(update=_spent(context, stage, problems))
     checkpoint.export(context.directory / "model", policy, tokenizer)
     return result
 
@@ -70,38 +76,102 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 def _rollout_source(
     context: Context,
-    stage: TrainedStage,
+    stage: RolloutStage,
     row: Row,
     problems: list[Problem],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Source:
-    assert isinstance(stage, SparseStage | DenseStage)
-    stream = PromptStream(problems, stage.prompts_per_step, context.seed("prompts"))
     encoded = encode(tokenizer, problems)
-    engine = make_engine(
-        context.model_path("teacher" if row.actor == "teacher" else "policy"),
+    engine = _engine(context, "teacher" if row.actor == "teacher" else "policy", stage, tokenizer, encoded)
+    if row.actor == "teacher":
+        return _teacher_rollouts(context, stage, row, engine, problems, tokenizer, encoded)
+    scorer = None
+    if isinstance(stage, SparseStage):
+        scorer = VerifierSignal(stage, _grader(context, tokenizer))
+    stream = PromptStream(problems, stage.prompts_per_step, context.seed("prompts"))
+    return PolicyRollouts(context, stage, engine, stream, encoded, scorer)
+
+
+def _teacher_rollouts(
+    context: Context,
+    stage: RolloutStage,
+    row: Row,
+    engine: Engine,
+    problems: list[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: dict[str, tuple[int, ...]],
+) -> Source:
+    """The teacher's rollouts; which of them, and how much of each, where the stage says so."""
+    weights: dict[str, float] = {}
+    trek = stage.trek if isinstance(stage, WarmupStage) else None
+    weighted = isinstance(stage, WarmupStage) and stage.weighting == "pass_rate"
+    grader = _grader(context, tokenizer) if spends_labels(context.spec.name, context.spec.settings) else None
+    if grader and (trek or weighted):
+        student = _engine(context, "policy", stage, tokenizer, encoded)
+        wanted = [Request(p.id, encoded[p.id], context.seed("pass_rate", p.id)) for p in problems]
+        rates = pass_rates(student, grader, problems, wanted, sampling(stage.sampling, stage.group_size))
+        student.close()
+        weights = pass_rate_weights(rates) if weighted else {}
+        problems = hard_problems(problems, rates, trek.max_pass_rate) if trek else problems
+    stream = PromptStream(problems, min(stage.prompts_per_step, len(problems)), context.seed("prompts"))
+
+    def verified(problems: Sequence[Problem], groups: list[list[Rollout]]) -> list[list[Rollout]]:
+        assert grader is not None
+        groups = right_ones(grader, problems, groups)
+        if trek:
+            near = load_policy(context, "policy", frozen=True)
+            groups = nearest(near, groups, trek.proposals, context.training.token_budget)
+        return groups
+
+    curate = verified if grader and (trek or row.signal == "verifier") else None
+    if grader and curate:
+        grader.charge(stream.used(stage.steps), step=BEFORE)
+    return TeacherRollouts(context, stage, engine, stream, encoded, curate, weights)
+
+
+def _engine(
+    context: Context,
+    role: str,
+    stage: RolloutStage,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: dict[str, tuple[int, ...]],
+) -> Engine:
+    return make_engine(
+        context.model_path(role),
         context.rollouts.model_copy(update={"engine": context.spec.settings["engine"]}),
         eos_token_id=tokenizer.eos_token_id,
         dtype=context.spec.settings["dtype"],
         max_length=max(map(len, encoded.values())) + stage.sampling.max_tokens,
     )
-    if row.actor == "teacher":
-        assert isinstance(stage, DenseStage)
-        return TeacherRollouts(context, stage, engine, stream, encoded)
-    scorer = None
-    if row.spends_labels:
-        assert isinstance(stage, SparseStage)
-        scorer = VerifierSignal(context, stage, lambda ids: decode(tokenizer, ids), _ledger(context))
-    return PolicyRollouts(context, stage, engine, stream, encoded, scorer)
+
+
+def _grader(context: Context, tokenizer: PreTrainedTokenizerBase) -> Grader:
+    return Grader(context, lambda ids: decode(tokenizer, ids), _ledger(context))
 
 
 def _objective(context: Context, stage: TrainedStage) -> Objective:
     chunk = context.training.logits_chunk
+    if isinstance(stage, MixedStage):
+        return Mixed(_sparse(context, stage), _dense(context, stage.divergence), stage.sparse_weight)
     if isinstance(stage, SparseStage):
-        frozen = load_policy(context, "policy", frozen=True) if stage.policy_gradient.kl_coefficient else None
-        return PolicyGradient(stage, chunk, frozen)
-    assert isinstance(stage, DenseStage)
-    return Divergence(stage, chunk, load_policy(context, "teacher", frozen=True))
+        return _sparse(context, stage)
+    if isinstance(stage, DenseStage):
+        return _dense(context, stage.divergence, delta=isinstance(stage, OpdStage) and stage.target == "delta")
+    return NextToken(chunk)
+
+
+def _sparse(context: Context, stage: SparseStage) -> PolicyGradient:
+    frozen = load_policy(context, "policy", frozen=True) if stage.policy_gradient.kl_coefficient else None
+    return PolicyGradient(stage, context.training.logits_chunk, frozen)
+
+
+def _dense(context: Context, config: DivergenceConfig, delta: bool = False) -> Divergence:
+    """``delta``: the target's logits are those of the starting policy + the teacher − the untrained teacher."""
+    target = [(load_policy(context, "teacher", frozen=True), 1.0)]
+    if delta:
+        target += [(load_policy(context, "policy", frozen=True), 1.0)]
+        target += [(load_policy(context, "raw_teacher", frozen=True), -1.0)]
+    return Divergence(config, context.training.logits_chunk, target)
 
 
 def load_policy(context: Context, role: str, frozen: bool = False) -> Policy:
@@ -137,11 +207,10 @@ def _ledger(context: Context) -> LabelLedger:
     return LabelLedger(context.directory / "ledger.jsonl", context.spec.execution["label_budget"], evaluation)
 
 
-def _spent(context: Context, stage: TrainedStage, problems: list[Problem], row: Row) -> dict[str, int]:
+def _spent(context: Context, stage: RolloutStage, problems: list[Problem]) -> dict[str, int]:
     """Labels looked at and prompts used, for the result."""
-    assert isinstance(stage, SparseStage | DenseStage)
     used = len(PromptStream(problems, stage.prompts_per_step, context.seed("prompts")).used(stage.steps))
-    if not row.spends_labels:
+    if not spends_labels(context.spec.name, context.spec.settings):
         return {"prompts": used}
     ledger = _ledger(context)
-    return {"prompts": used, "labels": ledger.labels, "label_looks": ledger.looks}
+    return {"prompts": max(used, ledger.labels), "labels": ledger.labels, "label_looks": ledger.looks}

@@ -10,18 +10,20 @@ One denominator for each optimiser step, over all ranks and micro-batches: split
 """
 
 import logging
+import math
 import time
 
 import torch
 from torch import Tensor
 
 from s2d_core.config.schema import TrainedStage
+from s2d_core.errors import StageError
 from s2d_core.losses import token_weights
 from s2d_core.losses.normalisation import Normalisation
 from s2d_core.spec import StageResult
 from s2d_core.training import checkpoint, parallel
 from s2d_core.training.context import Context, MetricsLog, Stopwatch
-from s2d_core.training.objectives import Objective, PolicyGradient
+from s2d_core.training.objectives import Mixed, Objective, PolicyGradient
 from s2d_core.training.optimiser import learning_rate, make_optimiser, update
 from s2d_core.training.packing import Example, MicroBatch, pack, split_by_tokens
 from s2d_core.training.policy import Policy
@@ -98,6 +100,10 @@ def _optimise(
                 sums[name] = sums.get(name, 0.0) + value.detach().item() / len(minibatches)
             sums["tokens_trained"] += float(len(micro.input_ids))
         norm = update(optimiser, stage.optimiser, _rate(stage, step))
+        if not math.isfinite(norm):
+            raise StageError(
+                f"{context.spec.id}, step {step + 1}: the gradient is not finite; lower optimiser.lr, or use float32"
+            )
         # Every rank has the same norm, so it is divided here and summed later.
         sums["grad_norm"] += norm / parallel.world_size() / len(minibatches)
         sums["updates"] += 1.0 / parallel.world_size()
@@ -127,7 +133,7 @@ def _minibatches(context: Context, stage: TrainedStage, examples: list[Example])
             max_tokens=max_tokens,
         ).split(lengths.tolist())
         groups = split_by_tokens([len(each) for each in part], context.training.token_budget)
-        micros = [pack([part[i] for i in group], [weights[i] for i in group]) for group in groups]
+        micros = [pack([part[i] for i in group], [weights[i] * part[i].weight for i in group]) for group in groups]
         most = int(parallel.all_max([len(micros)], parallel.device())[0])
         idle = pack([Example([0], [0], [0.0])], [torch.zeros(1)])
         micros += [idle] * (most - len(micros))
@@ -139,7 +145,7 @@ def _old_logprobs(
     policy: Policy, objective: Objective, minibatches: list[list[MicroBatch]]
 ) -> list[list[Tensor | None]]:
     """Log-probabilities before the first update; with a single update they are the current ones (None)."""
-    if len(minibatches) == 1 or not isinstance(objective, PolicyGradient):
+    if len(minibatches) == 1 or not isinstance(objective, PolicyGradient | Mixed):
         return [[None] * len(micros) for micros in minibatches]
     with torch.no_grad():
         return [[objective.logprobs(policy, micro)[0] for micro in micros] for micros in minibatches]

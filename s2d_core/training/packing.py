@@ -15,13 +15,15 @@ from torch import Tensor
 class Example:
     """One training sequence: read ``prompt_ids``, learn on ``completion_ids``.
 
-    ``logprobs`` are the sampler's (empty for given text), ``advantage`` the sequence's (0 for dense losses).
+    ``logprobs`` are the sampler's (empty for given text), ``advantage`` the sequence's (0 for dense losses), ``weight``
+    what its tokens count for in the loss.
     """
 
     prompt_ids: Sequence[int]
     completion_ids: Sequence[int]
     logprobs: Sequence[float] = ()
     advantage: float = 0.0
+    weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)

@@ -3,22 +3,26 @@
     corpus              given sequences                                  (pretraining)
     policy + verifier   student's or teacher's own rollouts, rewarded    (GRPO; charges the label ledger)
     policy + teacher    the student's own rollouts                       (OPD)
+    policy + both       the same, rewarded                               (mixed)
     teacher + teacher   the trained teacher's rollouts, sampled once     (warmup)
+    teacher + none      the same                                         (SFT)
+    teacher + verifier  the right ones of the untrained teacher's        (SFT of the teacher)
 
 Every rank makes its own share of a step's examples; groups are never split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-from s2d_core.config.schema import DenseStage, SamplingConfig, SparseStage
+from s2d_core.config.schema import RolloutStage, SamplingConfig, SparseStage
 from s2d_core.data.ledger import LabelLedger
 from s2d_core.data.problems import Problem
+from s2d_core.errors import StageError
 from s2d_core.losses import group_advantages
-from s2d_core.rewards.verifier import Verifier
+from s2d_core.rewards.verifier import Verdict, Verifier
 from s2d_core.rollouts.types import Engine, NamedWeights, Request, Rollout, Sampling
 from s2d_core.training import parallel
 from s2d_core.training.context import Context, Stopwatch
@@ -69,7 +73,7 @@ class PolicyRollouts:
     def __init__(
         self,
         context: Context,
-        stage: SparseStage | DenseStage,
+        stage: RolloutStage,
         engine: Engine,
         prompts: PromptStream,
         encoded: dict[str, tuple[int, ...]],
@@ -82,7 +86,7 @@ class PolicyRollouts:
     def batch(self, step: int, clock: Stopwatch) -> Batch:
         problems = self.prompts.batch(step)
         if self.scorer:
-            self.scorer.charge(problems, step)
+            self.scorer.grader.charge(problems, step)
         mine = problems[parallel.rank() :: parallel.world_size()]
         with clock("sample"):
             groups = self.engine.generate(requests(self.context, mine, self.encoded, step), self.sampling)
@@ -98,33 +102,47 @@ class PolicyRollouts:
     def close(self) -> None:
         self.engine.close()
         if self.scorer:
-            self.scorer.close()
+            self.scorer.grader.close()
 
 
-class VerifierSignal:
-    """Sparse reward: one number a sequence, group-normalised into advantages. Every look at an answer is charged."""
+class Grader:
+    """Rewards of rollouts. Every look at an answer is charged to the ledger first."""
 
-    def __init__(self, context: Context, stage: SparseStage, decode: "Decode", ledger: LabelLedger) -> None:
-        self.stage, self.decode, self.ledger = stage.policy_gradient, decode, ledger
-        self.stage_id = context.spec.id
+    def __init__(self, context: Context, decode: "Decode", ledger: LabelLedger) -> None:
+        self.decode, self.ledger, self.stage_id = decode, ledger, context.spec.id
         self.verifier = Verifier(context.verifier.workers, context.verifier.timeout_s, context.verifier.memory_mb)
 
     def charge(self, problems: Sequence[Problem], step: int) -> None:
         if parallel.rank() == 0:
             self.ledger.charge(self.stage_id, [problem.id for problem in problems], step)
 
-    def score(self, problems: Sequence[Problem], groups: list[list[Rollout]], sums: dict[str, float]) -> Batch:
+    def grade(self, problems: Sequence[Problem], groups: list[list[Rollout]]) -> list[list[Verdict]]:
+        """A verdict for each rollout of each problem's group."""
         items = [
             (self.decode(rollout.completion_ids), problem.answer or "")
             for problem, group in zip(problems, groups, strict=True)
             for rollout in group
         ]
-        verdicts = self.verifier.score(items)
-        rewards = torch.tensor([verdict.reward for verdict in verdicts]).view(len(groups), -1)
+        verdicts = iter(self.verifier.score(items))
+        return [[next(verdicts) for _ in group] for group in groups]
+
+    def close(self) -> None:
+        self.verifier.close()
+
+
+class VerifierSignal:
+    """Sparse reward: one number a sequence, group-normalised into advantages."""
+
+    def __init__(self, stage: SparseStage, grader: Grader) -> None:
+        self.stage, self.grader = stage.policy_gradient, grader
+
+    def score(self, problems: Sequence[Problem], groups: list[list[Rollout]], sums: dict[str, float]) -> Batch:
+        verdicts = self.grader.grade(problems, groups)
+        rewards = torch.tensor([[verdict.reward for verdict in row] for row in verdicts]).view(len(groups), -1)
         advantages = group_advantages(rewards, scale_by_std=self.stage.scale_by_std)
         sums["reward"] = float(rewards.sum())
         for status in ("malformed", "timeout"):
-            sums[status] = sum(verdict.status == status for verdict in verdicts)
+            sums[status] = sum(verdict.status == status for row in verdicts for verdict in row)
         varied = (rewards != rewards[:, :1]).any(dim=1)  # exact: rewards are 0 or 1
         sums["groups"] = len(groups)
         sums["zero_variance_groups"] = float((~varied).sum())
@@ -137,24 +155,28 @@ class VerifierSignal:
         ]
         return Batch(examples, sums)
 
-    def close(self) -> None:
-        self.verifier.close()
-
 
 class TeacherRollouts:
-    """K rollouts of the frozen teacher for each prompt, sampled once before the first step and then reused."""
+    """K rollouts of the frozen teacher for each prompt, sampled once before the first step and then reused.
+
+    curate: what becomes of a rank's groups before they are stored; it may drop rollouts. weights: by problem id.
+    """
 
     def __init__(
         self,
         context: Context,
-        stage: DenseStage,
+        stage: RolloutStage,
         engine: Engine,
         prompts: PromptStream,
         encoded: dict[str, tuple[int, ...]],
+        curate: "Curate | None" = None,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self.context, self.stage, self.engine = context, stage, engine
         self.prompts, self.encoded = prompts, encoded
+        self.curate, self.weights = curate, weights or {}
         self.stored: dict[str, list[Rollout]] = {}
+        self.sampled = 0.0
 
     def batch(self, step: int, clock: Stopwatch) -> Batch:
         if not self.stored:
@@ -164,9 +186,13 @@ class TeacherRollouts:
         groups = [self.stored[problem.id] for problem in mine]
         sums = rollout_sums(groups)
         # All of them are charged to the first step: the others reuse what is stored.
-        everything = list(self.stored.values()) if step == 0 and parallel.rank() == 0 else []
-        sums["tokens_sampled"] = rollout_sums(everything)["tokens_sampled"]
-        return Batch([example(rollout) for group in groups for rollout in group], sums)
+        sums["tokens_sampled"] = self.sampled if step == 0 else 0.0
+        examples = [
+            example(rollout, weight=self.weights.get(problem.id, 1.0))
+            for problem, group in zip(mine, groups, strict=True)
+            for rollout in group
+        ]
+        return Batch(examples, sums)
 
     def _sample(self) -> dict[str, list[Rollout]]:
         mine = self.prompts.used(self.stage.steps)[parallel.rank() :: parallel.world_size()]
@@ -174,14 +200,24 @@ class TeacherRollouts:
             requests(self.context, mine, self.encoded, step=0),
             sampling(self.stage.sampling, self.stage.group_size),
         )
+        self.sampled = rollout_sums(groups)["tokens_sampled"]
+        if self.curate:
+            groups = self.curate(mine, groups)
         shares = parallel.gather({p.id: group for p, group in zip(mine, groups, strict=True)})
-        return {key: group for share in shares for key, group in share.items()}
+        stored = {key: group for share in shares for key, group in share.items()}
+        if not any(stored.values()):
+            raise StageError(f"{self.context.spec.id}: none of the teacher's rollouts is right; nothing to learn from")
+        return stored
 
     def load_weights(self, weights: NamedWeights) -> None:
         pass
 
     def close(self) -> None:
         self.engine.close()
+
+
+class Curate(Protocol):
+    def __call__(self, problems: Sequence[Problem], groups: list[list[Rollout]]) -> list[list[Rollout]]: ...
 
 
 class Decode(Protocol):
@@ -198,8 +234,8 @@ def requests(
     return [Request(p.id, encoded[p.id], context.seed("sample", step, p.id)) for p in problems]
 
 
-def example(rollout: Rollout, advantage: float = 0.0) -> Example:
-    return Example(rollout.prompt_ids, rollout.completion_ids, rollout.logprobs, advantage)
+def example(rollout: Rollout, advantage: float = 0.0, weight: float = 1.0) -> Example:
+    return Example(rollout.prompt_ids, rollout.completion_ids, rollout.logprobs, advantage, weight)
 
 
 def rollout_sums(groups: list[list[Rollout]]) -> dict[str, float]:

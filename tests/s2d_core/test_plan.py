@@ -6,19 +6,14 @@ from s2d_core.config.compose import load_config
 from s2d_core.errors import ConfigError
 from s2d_core.plan import plan
 
-HALF = (
-    "arms.half_split={stages: [{stage: teacher_rl, problems: labelled}, {stage: warmup}, {stage: opd}, "
-    "{stage: student_rl, problems: held_out}]}"
-)
-WARMUP_ONLY = "arms.warmup_only={stages: [{stage: teacher_rl}, {stage: warmup}]}"
-
 
 def names(result, arm, seed=0):
     return [result.specs[f].name for f in result.arms[arm][seed].stages]
 
 
 def test_parents_come_before_children():
-    result = plan(load_config("small_world", [HALF]), None, [0, 1])
+    config = load_config("small_world")
+    result = plan(config, list(config.arms), [0, 1])
     seen = set()
     for fingerprint, spec in result.specs.items():
         assert set(spec.inputs.values()) <= seen
@@ -31,7 +26,7 @@ def test_the_full_arm_is_the_stage_table_in_order():
 
 
 def test_stages_that_two_arms_share_are_planned_once():
-    config = load_config("small_world", [WARMUP_ONLY])
+    config = load_config("small_world")
     result = plan(config, ["full", "warmup_only"], [0])
     full, short = result.arms["full"][0], result.arms["warmup_only"][0]
     assert short.stages == full.stages[:-1]
@@ -96,6 +91,65 @@ def test_the_arm_s_own_settings_reach_only_its_stage():
     config = load_config(
         "small_world", ["arms.longer={stages: [{stage: teacher_rl}, {stage: warmup}, {stage: opd, set: {steps: 99}}]}"]
     )
-    result = plan(config, None, [0])
+    result = plan(config, ["full", "longer"], [0])
     assert result.specs[result.arms["longer"][0].model].settings["steps"] == 99
     assert result.specs[result.arms["full"][0].model].settings["steps"] == config.stages.opd.steps
+
+
+def inputs(result, arm, name):
+    """Role → name of the stage that fills it, for the arm's stage ``name``."""
+    stages = result.arms[arm][0].stages
+    spec = next(result.specs[f] for f in stages if result.specs[f].name == name)
+    return {role: result.specs[parent].name for role, parent in spec.inputs.items()}
+
+
+def test_a_recipe_s_default_arms_run_when_none_are_named():
+    assert list(plan(load_config("small_world"), None, [0]).arms) == ["full", "direct_grpo"]
+
+
+def test_every_arm_of_the_small_world_can_be_planned_and_shares_what_is_the_same():
+    config = load_config("small_world")
+    result = plan(config, list(config.arms), range(5))
+    apart = sum(len(plan(config, [arm], [seed]).specs) for arm in config.arms for seed in range(5))
+    assert len(result.specs) < apart / 2
+    rows = [(s.name, s.seed, s.settings["steps"]) for s in result.specs.values() if s.name == "teacher_rl"]
+    assert sum(seed == 0 and steps == config.stages.teacher_rl.steps for _, seed, steps in rows) == 2  # and same_size
+
+
+def test_a_same_size_teacher_starts_from_the_base_student():
+    result = plan(load_config("small_world"), ["same_size_teacher"], [0])
+    assert inputs(result, "same_size_teacher", "teacher_rl")["policy"] == "pretrain_student"
+    assert inputs(result, "same_size_teacher", "warmup") == {
+        "data": "data",
+        "policy": "pretrain_student",
+        "teacher": "teacher_rl",
+    }
+
+
+def test_a_teacher_trained_by_sft_learns_from_itself():
+    result = plan(load_config("small_world"), ["sft_teacher"], [0])
+    assert inputs(result, "sft_teacher", "teacher_sft") == {
+        "data": "data",
+        "policy": "pretrain_teacher",
+        "teacher": "pretrain_teacher",
+    }
+    assert inputs(result, "sft_teacher", "warmup")["teacher"] == "teacher_sft"
+
+
+def test_the_delta_target_reads_the_teacher_before_and_after_its_training():
+    result = plan(load_config("small_world"), ["delta_teacher"], [0])
+    assert inputs(result, "delta_teacher", "opd") == {
+        "data": "data",
+        "policy": "pretrain_student",
+        "teacher": "teacher_rl",
+        "raw_teacher": "pretrain_teacher",
+    }
+
+
+def test_half_split_and_replay_differ_in_the_labels_of_stage_3_alone():
+    result = plan(load_config("small_world"), ["half_split", "replay_control"], [0])
+    split, replay = (result.arms[arm][0].stages for arm in ("half_split", "replay_control"))
+    assert split[:-1] == replay[:-1]
+    ours, control = (result.specs[stages[-1]].settings for stages in (split, replay))
+    assert ours.pop("problems") == "held_out" and control.pop("problems") == "labelled"
+    assert ours == control

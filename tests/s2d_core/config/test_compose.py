@@ -23,6 +23,12 @@ def test_an_override_changes_exactly_the_key_it_names():
     assert changed.model_copy(update={"stages": plain.stages}) == plain
 
 
+def test_an_override_reaches_into_lists():
+    changed = load_config("small_world", ["arms.full.stages.2.set.steps=7", "arms.full.stages.1.problems=labelled"])
+    assert [stage.set for stage in changed.arms["full"].stages] == [{}, {}, {"steps": 7}]
+    assert changed.arms["full"].stages[1].problems == "labelled"
+
+
 @pytest.mark.parametrize(
     ("override", "named"),
     [
@@ -35,11 +41,21 @@ def test_an_override_changes_exactly_the_key_it_names():
         ("label_budget=5000", ["label_budget = 5000", "512 labels there are"]),
         ("arms.mine.stages=[{stage: opd}]", ["arms.mine.stages.0", "without a teacher", "teacher_rl"]),
         ("arms.mine.stages=[{stage: student_rl, set: {optimiser.lrr: 1}}]", ["set.optimiser.lrr", "Did you mean 'lr'"]),
+        ("arms.mine.stages=[{stage: sft}]", ["arms.mine.stages.0", "without a teacher"]),
+        ("arms.mine.stages=[{stage: mixed}]", ["arms.mine.stages.0", "without a teacher"]),
+        ("arms.mine={teacher: raw, stages: [{stage: teacher_rl}]}", ["trains the teacher", "arms.mine.teacher=raw"]),
+        ("stages.mixed.sparse_weight=1.0", ["stages.mixed.sparse_weight = 1.0", "less than 1"]),
+        ("stages.mixed.policy_gradient.drop_zero_variance=true", ["drop_zero_variance", "set it to false"]),
+        ("stages.sft=null", ["stages.sft", "missing", "an arm has this stage"]),
+        ("stages.opd.target=gamma", ["stages.opd.target = 'gamma'", "teacher", "delta"]),
+        ("default_arms=[ful]", ["default_arms = ['ful']", "unknown", "full"]),
         ("arms.mine.stages=[]", ["arms.mine.stages", "at least 1"]),
         ("arms.mine.stages=[{stage: rl}]", ["arms.mine.stages.0.stage = 'rl'", "student_rl"]),
         ("stages.student_rl.prompts_per_step=4000", ["prompts_per_step = 4000", "512 problems"]),
         ("models.teacher.path=/somewhere", ["models.teacher", "exactly one of path"]),
         ("stages.pretrain_teacher=null", ["stages.pretrain_teacher", "trained from scratch"]),
+        ("arms.full.stages.9.set.steps=3", ["arms.full.stages.9.set.steps=3"]),
+        ("arms.full.stages.last.set.steps=3", ["arms.full.stages.last.set.steps=3"]),
         ("no_equals_sign", ["no_equals_sign", "key=value"]),
     ],
 )
