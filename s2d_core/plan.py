@@ -110,7 +110,7 @@ class _Planner:
             if raw_teacher:
                 evaluations["raw_teacher"] = self._evaluate(data, raw_teacher)
         evaluations["final"] = self._evaluate(data, student, teacher)
-        return ArmPlan(tuple(stages), evaluations, student)
+        return ArmPlan(tuple(dict.fromkeys(stages)), evaluations, student)
 
     def _data(self) -> str:
         settings = self.config.data.model_dump(mode="json", exclude_none=True)

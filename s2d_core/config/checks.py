@@ -57,7 +57,7 @@ def _budget(config: Config) -> Iterator[str]:
 
 
 def _contrasts(config: Config) -> Iterator[str]:
-    """Arms that contrasts and trial counts speak of must exist; names of contrasts are unique."""
+    """Arms that contrasts, trial counts and the allocation curve speak of must exist; names of contrasts are unique."""
     allowed = f"allowed: {', '.join(config.arms)}"
     names = [contrast.name for contrast in config.contrasts]
     for index, contrast in enumerate(config.contrasts):
@@ -69,6 +69,8 @@ def _contrasts(config: Config) -> Iterator[str]:
     for arm in config.learning_rate_trials:
         if arm not in config.arms:
             yield f"learning_rate_trials.{arm}: unknown arm; {allowed}"
+    if unknown := [arm for arm in config.allocation if arm not in config.arms]:
+        yield f"allocation = {unknown}: unknown; {allowed}"
 
 
 def _arm(config: Config, name: str, arm: ArmConfig) -> Iterator[str]:

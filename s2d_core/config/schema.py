@@ -371,6 +371,7 @@ class Config(Strict):
     launch: LaunchConfig = LaunchConfig()
     tracking: TrackingConfig = TrackingConfig()
     contrasts: tuple[ContrastConfig, ...] = ()
+    allocation: tuple[str, ...] = ()  # arms of the report's allocation curve: the same labels, spent in other places
     gates: GatesConfig = GatesConfig()
     # How many learning rates were tried for an arm, where that was kept count of.
     learning_rate_trials: dict[str, Positive] = Field(default_factory=dict)
