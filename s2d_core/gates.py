@@ -1,7 +1,7 @@
 """The paper's two conditions as gates before on-policy distillation: is this teacher worth being near to, and near?
 
 C1  the teacher is shaped by the reward: what RL gained it on held-out problems. Passed when the 95 % interval of the
-    gain reaches down to ``gates.c1_min_gain`` points or higher. Not asked where the raw teacher is distilled on purpose.
+    gain lies at or above ``gates.c1_min_gain`` points. Not asked where the raw teacher is distilled on purpose.
 C2  the teacher is near: mean KL(student‖teacher) a token on the student's rollouts, where OPD starts, that is after the
     warm-up if there is one. Passed when it is at most ``gates.c2_max_kl`` nats.
 
@@ -44,8 +44,8 @@ def is_gated(spec: StageSpec) -> bool:
 
 
 def measurements(specs: Specs, stage: StageSpec) -> dict[str, str]:
-    """Evaluations that the gates of an OPD stage are read from: ``student`` (where it starts), ``teacher`` and, when the
-    teacher was trained, ``raw_teacher``; role → fingerprint."""
+    """Evaluations that the gates of an OPD stage are read from: ``student`` (where it starts), ``teacher`` and,
+    when the teacher was trained, ``raw_teacher``; role → fingerprint."""
     teacher = stage.inputs["teacher"]
     wanted = {"student": {"policy": stage.inputs["policy"], "teacher": teacher}, "teacher": {"policy": teacher}}
     if raw := specs[teacher].inputs.get("policy"):
@@ -75,7 +75,9 @@ def require(config: GatesConfig, store: Store, specs: Specs, stage: StageSpec) -
     if config.on_failure == "stop" and is_gated(stage):
         failed = [str(gate) for gate in judge(config, store, specs, stage) if not gate.passed]
         if failed:
-            raise GateError(f"{stage.id} was not started: {'; '.join(failed)}; gates.on_failure=warn goes on regardless")
+            raise GateError(
+                f"{stage.id} was not started: {'; '.join(failed)}; gates.on_failure=warn goes on regardless"
+            )
 
 
 def gain(store: Store, trained: StageSpec, raw: StageSpec) -> Estimate:

@@ -36,7 +36,7 @@ def estimate(values: Float[np.ndarray, "seeds problems"], confidence: float = 0.
     One seed: the interval is over problems alone, and says nothing of other trainings.
     """
     values = np.asarray(values, dtype=float)
-    seeds, problems = values.shape
+    seeds = len(values)
     mean = float(values.mean())
     if values.size == 1:
         return Estimate(mean, (mean, mean), seeds)

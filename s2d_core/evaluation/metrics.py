@@ -30,7 +30,8 @@ def pass_at_k(correct: Correct, k: int) -> Float[np.ndarray, "problems"]:
 
 
 def maj_at_k(correct: Correct, answers: Sequence[Sequence[str | None]]) -> Float[np.ndarray, "problems"]:
-    """1.0 where the most frequent answer is right (self-consistency, arXiv 2203.11171); ties go to the answer given first.
+    """1.0 where the most frequent answer is right (self-consistency, arXiv 2203.11171); ties go to the first
+    answer given.
 
     answers: each sample's answer as text, [problems][samples]; equal answers spelled apart count apart. Samples
     without one (None) have no vote; a problem where none has one is wrong.

@@ -17,8 +17,8 @@ MEASURES = ("overlap", "student_entropy", "teacher_entropy", "gradient_share")
 
 def conditions(results: Results, arm: ArmPlan, config: GatesConfig) -> dict[str, Any]:
     """C1: what RL gained the teacher (avg@k, interval over problems). C2: KL(student‖teacher) a token on the student's
-    rollouts before the bridge, after its warm-up and at the end; under ``bridge`` all that was measured there. ``gates``:
-    both as judged where OPD starts. None or empty where an arm has no such thing.
+    rollouts before the bridge, after its warm-up and at the end; under ``bridge`` all that was measured there.
+    ``gates``: both as judged where OPD starts. None or empty where an arm has no such thing.
     """
     specs = results.plan.specs
     roles = {role: f for role, f in arm.evaluations.items() if f in results.stages}

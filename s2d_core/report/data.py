@@ -7,11 +7,10 @@ from s2d_core import fairness
 from s2d_core.config.schema import Config, ContrastConfig
 from s2d_core.evaluation.comparison import compare, estimate
 from s2d_core.plan import ArmPlan
+from s2d_core.report.baselines import accuracies, baselines
+from s2d_core.report.compute import training_flops
 from s2d_core.report.conditions import conditions
 from s2d_core.report.results import Results
-
-ACCURACIES = ("avg_at_k", "k", "stderr", "greedy", "greedy_stderr", "pass_at_k", "pass_at_k_stderr")
-ACCURACIES += ("maj_at_k", "maj_at_k_stderr")
 
 
 def report_data(
@@ -38,13 +37,14 @@ def report_data(
         "summary": {arm: _summary(results, arm) for arm, runs in arms.items() if runs},
         "failed": {arm: seeds for arm, seeds in failed.items() if seeds},
         "failures": list(failures),
-        "baselines": _baselines(results),
-        "contrasts": [_contrast(results, config, each, seeds) for each, seeds in contrasts if seeds],
+        "baselines": baselines(results),
+        "contrasts": [_contrast(results, config, each, seeds, arms) for each, seeds in contrasts if seeds],
         "unjudged": [
             {"name": each.name, "arms": list(each.arms)}
             for each, seeds in contrasts
             if not seeds and all(arm in arms for arm in each.arms)
         ],
+        "allocation": [_allocated(results, arm) for arm in config.allocation if results.complete_seeds(arm)],
     }
 
 
@@ -90,16 +90,28 @@ def curves(results: Results) -> dict[str, dict[str, Any]]:
     return found
 
 
+def late_gain(results: Results, fingerprint: str) -> float | None:
+    """Mean reward in the last quarter of a stage's steps less that of the quarter before: has it converged?
+
+    None for stages without a reward, and for fewer than 8 steps.
+    """
+    rewards = [line["reward"] for line in results.steps(fingerprint) if "reward" in line]
+    quarter = len(rewards) // 4
+    if quarter < 2:
+        return None
+    return (sum(rewards[-quarter:]) - sum(rewards[-2 * quarter : -quarter])) / quarter
+
+
 def _run(results: Results, seed: int, arm: ArmPlan, cached: set[str], config: Config) -> dict[str, Any]:
     stages = [results.stages[f] for f in arm.stages]
     metrics = results.stages[arm.evaluations["final"]].metrics
-    accuracy = {name: metrics[name] for name in ACCURACIES}
     return {
         "seed": seed,
-        "accuracy": accuracy | {"k": int(accuracy["k"])},
+        "accuracy": accuracies(metrics),
         "labels": results.labels(arm),
         "prompts": max((stage.prompts for stage in stages), default=0),
         "tokens": sum(sum(stage.tokens.values()) for stage in stages),
+        "flops": sum(training_flops(results, stage.fingerprint) for stage in stages),
         "seconds": round(sum(stage.seconds for stage in stages), 3),
         "stages": [
             {
@@ -114,6 +126,7 @@ def _run(results: Results, seed: int, arm: ArmPlan, cached: set[str], config: Co
         ],
         "conditions": conditions(results, arm, config.gates),
         "levels": results.per_level(arm.evaluations["final"]),
+        "late_gain": {results.stages[f].name: gain for f in arm.stages if (gain := late_gain(results, f)) is not None},
     }
 
 
@@ -123,22 +136,20 @@ def _summary(results: Results, arm: str) -> dict[str, Any]:
     return {"mean": over.mean, "interval": list(over.interval), "seeds": over.seeds}
 
 
-def _baselines(results: Results) -> dict[str, list[dict[str, Any]]]:
-    """Accuracy of the models on the way: cold student, raw and trained teacher, student after the warm-up."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for seeds in results.plan.arms.values():
-        for seed, arm in seeds.items():
-            for role, fingerprint in arm.evaluations.items():
-                if role == "final" or fingerprint not in results.stages:
-                    continue
-                rows = found.setdefault(role, [])
-                if all(row["seed"] != seed for row in rows):
-                    metrics = results.stages[fingerprint].metrics
-                    rows.append({"seed": seed} | {n: metrics[n] for n in ACCURACIES})
-    return found
+def _allocated(results: Results, arm: str) -> dict[str, Any]:
+    """How many labels the arm spends upstream, on the teacher, and in all."""
+    plan = results.plan.arms[arm][results.complete_seeds(arm)[0]]
+    return {"arm": arm, "upstream": results.labels(plan, trains="teacher"), "labels": results.labels(plan)}
 
 
-def _contrast(results: Results, config: Config, contrast: ContrastConfig, seeds: list[int]) -> dict[str, Any]:
+def _mean_flops(runs: list[dict[str, Any]], seeds: list[int]) -> float:
+    values = [run["flops"] for run in runs if run["seed"] in seeds]
+    return float(sum(values) / len(values))
+
+
+def _contrast(
+    results: Results, config: Config, contrast: ContrastConfig, seeds: list[int], runs: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
     first, second = (results.per_problem(arm, seeds) for arm in contrast.arms)
     compared = compare(first, second)
     return {
@@ -152,6 +163,7 @@ def _contrast(results: Results, config: Config, contrast: ContrastConfig, seeds:
         "margin": contrast.margin,
         "margin_verdict": None if contrast.margin is None else compared.verdict(contrast.margin / 100),
         "reason": contrast.reason,
+        "flops": [_mean_flops(runs[arm], seeds) for arm in contrast.arms],
         "differs": [
             {"quantity": each.quantity, "named": each.named, "text": str(each)}
             for each in fairness.differences(config, results.plan, contrast)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from s2d_core.evaluation.samples import per_level, per_problem, read_lines
 from s2d_core.plan import ArmPlan, Plan
+from s2d_core.recipe import STAGES, Role
 from s2d_core.spec import StageResult
 from s2d_core.store import Store
 
@@ -33,6 +34,10 @@ class Results:
     def directory(self, fingerprint: str) -> Path:
         return self.store.dir(self.plan.specs[fingerprint])
 
+    def model(self, fingerprint: str) -> Path:
+        """Hugging Face folder of a finished model."""
+        return self.directory(fingerprint) / (self.stages[fingerprint].model or "")
+
     def samples(self, fingerprint: str) -> list[dict[str, Any]]:
         """The lines of an evaluation's ``samples.jsonl``."""
         return read_lines(self.directory(fingerprint) / "samples.jsonl")
@@ -41,9 +46,11 @@ class Results:
         """The lines of a stage's ``metrics.jsonl``."""
         return read_lines(self.directory(fingerprint) / "metrics.jsonl")
 
-    def labels(self, arm: ArmPlan) -> int:
-        """Distinct labels that the arm's stages looked at."""
-        entries = [entry for f in arm.stages for entry in read_lines(self.directory(f) / "ledger.jsonl")]
+    def labels(self, arm: ArmPlan, trains: Role | None = None) -> int:
+        """Distinct labels that the arm's stages looked at; of those that train ``trains`` alone, if given."""
+        names = {name for name, row in STAGES.items() if trains in (None, row.trains)}
+        stages = [f for f in arm.stages if self.plan.specs[f].name in names]
+        entries = [entry for f in stages for entry in read_lines(self.directory(f) / "ledger.jsonl")]
         return len({problem for entry in entries for problem in entry["problems"]})
 
     def per_problem(self, arm: str, seeds: list[int]) -> Float[np.ndarray, "seeds problems"]:

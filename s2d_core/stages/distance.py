@@ -48,8 +48,10 @@ def _of_each_token(context: Context, rollouts: list[Rollout]) -> Arrays:
         part = [examples[index] for index in group]
         positions = torch.cat([torch.arange(len(each.completion_ids)) for each in part])
         micro = pack(part, [torch.ones(len(each.completion_ids)) for each in part]).to(parallel.device())
-        ours, theirs = (model(micro, lambda hidden, head: (hidden, head)) for model in (policy, teacher))
-        measured = token_distances(*ours, *theirs, micro.targets, chunk=context.training.logits_chunk)
+        (ours, our_head), (theirs, their_head) = (model(micro, lambda *pair: pair) for model in (policy, teacher))
+        measured = token_distances(
+            ours, our_head, theirs, their_head, micro.targets, chunk=context.training.logits_chunk
+        )
         arrays = {name: values.cpu().numpy().astype(np.float64) for name, values in measured.items()}
         parts.append(arrays | {"position": positions.numpy()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -16,14 +16,23 @@ REPLAY = HALF.replace("half_split", "replay").replace("held_out", "labelled")
 
 
 def planned(*overrides: str, **contrast: object) -> tuple[Config, Plan]:
-    """A small-world plan of every arm; ``contrast`` takes the place of the recipe's."""
+    """A small-world plan of the default arms; or of those of ``contrast``, which takes the place of the recipe's."""
     config = load_config("small_world", overrides)
-    if contrast:
-        config = config.model_copy(update={"contrasts": (ContrastConfig.model_validate({"name": "c", **contrast}),)})
-    return config, plan(config, None, [0])
+    if not contrast:
+        return config, plan(config, None, [0])
+    only = ContrastConfig.model_validate({"name": "c", **contrast})
+    return config.model_copy(update={"contrasts": (only,)}), plan(config, only.arms, [0])
 
 
-def test_the_shipped_contrasts_are_fair_and_say_what_differs() -> None:
+@pytest.mark.parametrize("recipe", ["small_world", "smoke"])
+def test_every_shipped_contrast_is_fair(recipe: str) -> None:
+    config = load_config(recipe)
+    found = check(config, plan(config, list(config.arms), [0]))
+    assert found.keys() == {contrast.name for contrast in config.contrasts}
+    assert all(each.named for differing in found.values() for each in differing)
+
+
+def test_a_contrast_says_what_its_arms_differ_in() -> None:
     found = check(*planned())
     quantities = {each.quantity for each in found["full > direct_grpo"]}
     assert quantities == {"stages", "rollouts", "student_updates", "teacher_updates"}
@@ -97,9 +106,8 @@ def test_rows_are_compared_by_name_when_both_arms_have_them() -> None:
         "arms.swapped={stages: [{stage: teacher_rl}, {stage: warmup, set: {divergence.kind: reverse_kl}}, "
         "{stage: opd, set: {divergence.kind: forward_kl}}]}"
     )
-    config, found = planned(swapped)
-    contrast = ContrastConfig(name="c", arms=("full", "swapped"))
-    assert {each.where for each in differences(config, found, contrast)} == {"warmup", "opd"}
+    config, found = planned(swapped, arms=["full", "swapped"])
+    assert {each.where for each in differences(config, found, config.contrasts[0])} == {"warmup", "opd"}
 
 
 def test_a_raw_teacher_is_a_difference_of_its_own() -> None:

@@ -16,14 +16,13 @@ from s2d_core.report.pictures.style import (
     row_figure,
 )
 
-BASELINES = {"cold": "cold student", "warm": "after warm-up", "teacher": "trained teacher", "raw_teacher": "raw teacher"}
 PER_ROW = 4  # entries of a legend
 
 
 def accuracy(data: Data, curves: Data) -> Figure | None:
     """Mean and interval of each arm, a dot for each seed; models on the way and failed arms below."""
     arms = arms_by_accuracy(data)
-    on_the_way = [role for role in BASELINES if data["baselines"].get(role)]
+    on_the_way = list(data["baselines"])
     failed = [arm for arm in sorted(data["failed"]) if arm not in arms]
     if not arms and not on_the_way:
         return None
@@ -39,15 +38,15 @@ def accuracy(data: Data, curves: Data) -> Figure | None:
         lacking = len(data["failed"].get(arm, ()))
         note = f"{100 * summary['mean']:.1f}" + (f" ({lacking} seed{'s' * (lacking > 1)} failed)" if lacking else "")
         axes.annotate(note, (high, row), (5, 0), textcoords="offset points", va="center", fontsize=8)
-    for row, role in enumerate(on_the_way, len(arms)):
-        values = [100 * run["avg_at_k"] for run in data["baselines"][role]]
+    for row, model in enumerate(on_the_way, len(arms)):
+        values = [100 * run["avg_at_k"] for run in data["baselines"][model]]
         axes.plot(values, [row] * len(values), "|", color=GREY, ms=7, mew=0.8)
         axes.plot(np.mean(values), row, "o", color=PALE, ms=5)
         text = f"{np.mean(values):.1f}"
         axes.annotate(text, (max(values), row), (8, 0), textcoords="offset points", va="center", color=GREY, fontsize=8)
     for row in range(len(arms) + len(on_the_way), len(arms) + len(on_the_way) + len(failed)):
         axes.annotate("failed", (0.01, row), xycoords=("axes fraction", "data"), va="center", color=ORANGE, fontsize=8)
-    name_rows(axes, [*arms, *(BASELINES[role] for role in on_the_way), *failed])
+    name_rows(axes, [*arms, *(f"({name})" for name in on_the_way), *failed])
     axes.margins(x=0.08)
     axes.set_xlabel("avg@k, %")
     return figure

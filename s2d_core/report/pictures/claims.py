@@ -1,12 +1,20 @@
-"""Pictures of what is claimed: every contrast as a row of a forest plot, and where labels are best spent."""
+"""Pictures of what is claimed: contrasts as a forest plot, accuracy against compute, where labels are best spent."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from s2d_core.report.pictures.style import BLUE, VERDICT_COLOURS, WIDTH, Data, name_rows, row_figure
+from s2d_core.report.pictures.style import (
+    ABOVE,
+    BLUE,
+    ORANGE,
+    VERDICT_COLOURS,
+    WIDTH,
+    Data,
+    arms_by_accuracy,
+    name_rows,
+    row_figure,
+)
 
 
 def forest(data: Data, curves: Data) -> Figure | None:
@@ -31,32 +39,52 @@ def forest(data: Data, curves: Data) -> Figure | None:
     return figure
 
 
-@dataclass(frozen=True)
-class AllocationPoint:
-    """One way to split a label budget: how many labels go upstream, to the teacher, and what that comes to.
-
-    accuracy, interval: fractions, as in ``report.json``'s summaries. compute: training FLOPs, tokens or seconds.
-    """
-
-    upstream: int
-    accuracy: float
-    interval: tuple[float, float]
-    compute: float
-
-
-def allocation(points: Sequence[AllocationPoint], compute: str = "tokens") -> Figure:
-    """Accuracy against labels spent upstream, and against compute; every point is annotated with its labels."""
-    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    by_labels, by_compute = figure.subplots(1, 2, sharey=True)
-    ordered = sorted(points, key=lambda point: point.upstream)
-    means = [100 * point.accuracy for point in ordered]
-    errors = [[abs(100 * (p.accuracy - p.interval[side])) for p in ordered] for side in (0, 1)]
-    for axes, places in ((by_labels, [p.upstream for p in ordered]), (by_compute, [p.compute for p in ordered])):
-        axes.errorbar(places, means, yerr=errors, fmt="o", color=BLUE, ms=5, elinewidth=1, capsize=2)
-    by_labels.plot([p.upstream for p in ordered], means, color=BLUE, lw=1, alpha=0.5)
-    for point, mean in zip(ordered, means, strict=True):
-        by_compute.annotate(f"{point.upstream}", (point.compute, mean), (5, 4), textcoords="offset points", fontsize=7)
-    by_labels.set_xlabel("labels spent upstream, on the teacher")
-    by_labels.set_ylabel("avg@k, %")
-    by_compute.set_xlabel(f"compute, {compute}; beside each point its labels upstream")
+def compute(data: Data, curves: Data) -> Figure | None:
+    """Accuracy of each arm against its training compute; those that never read a teacher are joined."""
+    arms = arms_by_accuracy(data)
+    if len(arms) < 2:
+        return None
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+    axes = figure.subplots()
+    alone = []
+    for arm in arms:
+        place, summary = _flops(data, arm), data["summary"][arm]
+        mean = 100 * summary["mean"]
+        bridged = any(run["conditions"]["bridge"] for run in data["arms"][arm])
+        colour = BLUE if bridged else ORANGE
+        if not bridged:
+            alone.append((place, mean))
+        axes.plot((place, place), [100 * bound for bound in summary["interval"]], color=colour, lw=1.5, alpha=0.4)
+        axes.plot(place, mean, "o", color=colour, ms=4.5)
+        axes.annotate(arm, (place, mean), (5, 3), textcoords="offset points", fontsize=7)
+    if alone:
+        axes.plot(*zip(*sorted(alone), strict=True), color=ORANGE, lw=1, ls="--", label="no teacher")
+        axes.legend(**ABOVE)
+    axes.margins(x=0.15)
+    axes.set_xlabel("training compute after the base models, floating-point operations")
+    axes.set_ylabel("avg@k, %")
     return figure
+
+
+def allocation(data: Data, curves: Data) -> Figure | None:
+    """Accuracy against the share of the labels that is spent upstream, on the teacher."""
+    points = sorted(data["allocation"], key=lambda point: point["upstream"] / max(point["labels"], 1))
+    if len(points) < 3:
+        return None
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    places = [100 * point["upstream"] / max(point["labels"], 1) for point in points]
+    summaries = [data["summary"][point["arm"]] for point in points]
+    means = [100 * summary["mean"] for summary in summaries]
+    errors = [[abs(100 * (each["mean"] - each["interval"][side])) for each in summaries] for side in (0, 1)]
+    axes.errorbar(places, means, yerr=errors, fmt="o-", color=BLUE, ms=5, lw=1, capsize=2)
+    for point, place, mean in zip(points, places, means, strict=True):
+        axes.annotate(point["arm"], (place, mean), (5, 4), textcoords="offset points", fontsize=7)
+    axes.margins(x=0.15)
+    axes.set_xlabel("labels spent upstream, % of all")
+    axes.set_ylabel("avg@k, %")
+    return figure
+
+
+def _flops(data: Data, arm: str) -> float:
+    return float(np.mean([run["flops"] for run in data["arms"][arm]]))

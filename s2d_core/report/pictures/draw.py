@@ -13,6 +13,8 @@ from s2d_core.report.pictures.style import STYLE, Data
 PICTURES: dict[str, tuple[str, Callable[[Data, Data], Figure | None]]] = {
     "accuracy": ("Accuracy on the test problems: mean, 95 % interval, a bar for each seed", arms.accuracy),
     "forest": ("Contrasts: is the first arm better than the second?", claims.forest),
+    "compute": ("Accuracy against training compute: is it the route, or the operations?", claims.compute),
+    "allocation": ("Allocation: the same labels, more or less of them upstream", claims.allocation),
     "levels": ("Accuracy by difficulty, avg@k in %", arms.levels),
     "conditions": (
         "Conditions: C1, what RL gained the teacher; C2, how near the student is on its own rollouts",

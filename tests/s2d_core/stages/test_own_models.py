@@ -80,7 +80,7 @@ def test_own_models_and_gsm8k_run_through_to_a_report(tmp_path, family):
     planned = plan(config, None, [0], preflight(config))
     for spec in planned.specs.values():
         run_stage(spec)
-    data = report_data(Results(planned, Store(config.store)), set(), "own_models", "c")
+    data = report_data(Results(planned, Store(config.store)), set(), config, "c")
     assert set(data["arms"]) == {"full", "direct_grpo"}
     assert data["arms"]["full"][0]["labels"] == 8
     assert data["arms"]["full"][0]["conditions"]["c2_kl_before"] > 0
