@@ -30,7 +30,6 @@ from s2d_core.spec import StageResult
 from s2d_core.store import Store
 from tasks.planning import CACHED, describe, mermaid, reasons
 from tasks.report import accuracy_rows, make_report
-from tasks.slots import priorities
 from tasks.stage import Listener, Runner, run_stage
 from tasks.tracking import Tracker
 
@@ -81,14 +80,14 @@ class Session:
 
     @cached_property
     def runner(self) -> Runner:
-        return Runner(self.config, Tracker(self.config, self.seeds, self.arms), {}, _listener.get())
+        return Runner(self.config, Tracker(self.config, self.seeds, self.arms), _listener.get())
 
     def run(self, planned: Plan, why: dict[str, str]) -> list[str]:
         """Run what is missing of ``planned``, ``why`` being its ``reasons``; returns what failed, in words."""
         if not self._connected and any(reason != CACHED for reason in why.values()):
             self._connected = True  # a run with everything finished never starts Ray
             connect(self.config)
-        self.runner.priorities |= priorities(planned.specs)
+        self.runner.learn(planned.specs)
         futures = self._submit(planned)
         wait(list(futures.values()))
         return failures(planned, futures)
@@ -108,12 +107,19 @@ class Session:
             disconnect()
 
     def _submit(self, planned: Plan) -> dict[str, PrefectFuture[StageResult]]:
-        """One task for each distinct stage; parents' futures as arguments draw the edges."""
+        """One task for each distinct stage; the futures of what it waits for as arguments draw the edges."""
         futures: dict[str, PrefectFuture[StageResult]] = {}
         stage = run_stage.with_options(retries=self.config.launch.retries)
-        for fingerprint, spec in planned.specs.items():
-            parents = [futures[parent] for parent in dict.fromkeys(spec.inputs.values())]
-            futures[fingerprint] = stage.submit(spec, parents, self.runner)  # type: ignore[arg-type]  # futures become results
+
+        def submit(fingerprint: str) -> PrefectFuture[StageResult]:
+            if fingerprint not in futures:
+                spec = planned.specs[fingerprint]
+                parents = [submit(parent) for parent in self.runner.parents(spec)]
+                futures[fingerprint] = stage.submit(spec, parents, self.runner)  # type: ignore[arg-type]  # futures become results
+            return futures[fingerprint]
+
+        for fingerprint in planned.specs:
+            submit(fingerprint)
         return futures
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from s2d_core import fairness
 from s2d_core.allocation import Point, Scale, allocation_arms
 from s2d_core.config.compose import load_config, with_arms
 from s2d_core.config.schema import ArmConfig, Config, ModelConfig
@@ -138,4 +139,6 @@ def _compose(recipe: str, overrides: Sequence[str]) -> Config:
 
 def _prepared(config: Config, arms: Sequence[str] | None, seeds: Sequence[int]) -> Prepared:
     sources = preflight(config)
-    return Prepared(config, plan(config, arms, seeds, sources), sources)
+    planned = plan(config, arms, seeds, sources)
+    fairness.check(config, planned)
+    return Prepared(config, planned, sources)

@@ -9,6 +9,14 @@ class ConfigError(S2DError):
     """A configuration key, value or combination is not allowed."""
 
 
+class FairnessError(ConfigError):
+    """Two arms of a contrast differ in something that the contrast does not name."""
+
+
+class GateError(S2DError):
+    """A condition does not hold where a stage would start, and the recipe says to stop."""
+
+
 class DataError(S2DError):
     """A dataset, label file or tokenizer cannot be used as given."""
 

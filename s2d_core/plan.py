@@ -15,6 +15,8 @@ from s2d_core.errors import ConfigError
 from s2d_core.recipe import STAGES, Role, stage_settings
 from s2d_core.spec import Kind, StageSpec
 
+MEASURES = 2  # raised by hand when an evaluation measures something new: models are then measured again, not trained
+
 
 @dataclass(frozen=True)
 class ArmPlan:
@@ -132,7 +134,7 @@ class _Planner:
             if raw_teacher:
                 evaluations["raw_teacher"] = self._evaluate(data, raw_teacher)
         evaluations["final"] = self._evaluate(data, deployed, teacher)
-        return ArmPlan(tuple(stages), evaluations, deployed)
+        return ArmPlan(tuple(dict.fromkeys(stages)), evaluations, deployed)
 
     def checkpoint(self, path: str, content: str) -> ArmPlan:
         """The evaluation of a model folder."""
@@ -162,7 +164,7 @@ class _Planner:
 
     def _evaluate(self, data: str, policy: str, teacher: str | None = None) -> str:
         inputs = {"data": data, "policy": policy} | ({"teacher": teacher} if teacher else {})
-        settings = self.config.evaluation.model_dump(mode="json")
+        settings = self.config.evaluation.model_dump(mode="json") | {"measures": MEASURES}
         # Which seed trained the model is in the inputs; the same test samples are drawn for every model.
         return self._add("evaluate", "evaluate", settings | self._numerics(), inputs, seed=0)
 

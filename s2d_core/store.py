@@ -17,6 +17,7 @@ from s2d_core.errors import CheckpointError
 from s2d_core.spec import StageResult, StageSpec
 
 FORMAT = 1
+DISTANCE = "distance.json"  # what an evaluation leaves besides its samples: distance to the teacher by position
 CANCEL = "cancel"  # a file of this name in its directory asks a running stage to stop
 
 
@@ -85,7 +86,7 @@ class Store:
     def commit(self, spec: StageSpec, result: StageResult) -> None:
         """Publish ``result``; from here on the stage is finished."""
         directory = self.dir(spec)
-        kept = ("model", "dataset", "dropped.jsonl", "samples.jsonl", "metrics.jsonl")
+        kept = ("model", "dataset", "dropped.jsonl", "samples.jsonl", "metrics.jsonl", DISTANCE)
         files = [path for name in kept for path in _files(directory / name)]
         sizes = {str(path.relative_to(directory)): path.stat().st_size for path in sorted(files)}
         result = result.model_copy(update={"sizes": sizes})

@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from s2d_core.fairness import leaves
 from s2d_core.spec import StageSpec
 from s2d_core.store import Store
 
@@ -38,7 +39,7 @@ def _nearest(spec: StageSpec, store: Store) -> str | None:
 
     Other inputs say nothing: every arm has its own.
     """
-    wanted = _leaves(_identity(spec))
+    wanted = leaves(_identity(spec))
     best: list[str] | None = None
     for manifest in store.stages.glob(f"{spec.name}-*/manifest.json"):
         if not (found := _written(manifest.parent / "spec.json")):
@@ -58,20 +59,10 @@ def _nearest(spec: StageSpec, store: Store) -> str | None:
 def _written(path: Path) -> dict[str, Any]:
     """The leaves of a spec in the store; none when it cannot be read."""
     try:
-        return _leaves(json.loads(path.read_text()))
+        return leaves(json.loads(path.read_text()))
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
 
 
 def _identity(spec: StageSpec) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude={"execution"})
-
-
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, keys joined by dots."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    leaves: dict[str, Any] = {}
-    for key, inner in value.items():
-        leaves |= _leaves(inner, f"{prefix}.{key}" if prefix else key)
-    return leaves

@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from s2d_core.config.schema import Config
 from s2d_core.plan import Plan
-from s2d_core.report.data import Results, headline, report_data
+from s2d_core.report.data import failed_gates, headline, report_data
 from s2d_core.report.page import write_report
+from s2d_core.report.results import Results
 from s2d_core.store import Store
 
 
@@ -21,7 +22,9 @@ from s2d_core.store import Store
 def make_report(config: Config, plan: Plan, cached: set[str], command: str) -> tuple[Path, dict[str, Any]]:
     """Write the report of whatever is finished; returns the page's path and the data of ``report.json``."""
     results = Results(plan, Store(config.store))
-    data = report_data(results, cached, config.name, command)
+    data = report_data(results, cached, config, command)
+    for line in failed_gates(data):
+        get_run_logger().warning(line)
     root = Path(config.store).absolute()
     folder = root / "reports" / f"{config.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     page = write_report(folder, results, data, config.model_dump(mode="json"), config.evaluation.rollouts_shown)
@@ -39,11 +42,27 @@ def accuracy_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
             "avg@k %": f"{100 * run['accuracy']['avg_at_k']:.1f} ± {196 * run['accuracy']['stderr']:.1f}",
             "greedy %": f"{100 * run['accuracy']['greedy']:.1f}",
             "pass@k %": f"{100 * run['accuracy']['pass_at_k']:.1f}",
+            "maj@k %": f"{100 * run['accuracy']['maj_at_k']:.1f}",
             "labels": run["labels"],
             "seconds": f"{run['seconds']:.0f}",
         }
         for arm, runs in data["arms"].items()
         for run in runs
+    ]
+
+
+def contrast_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a contrast, for people."""
+    return [
+        {
+            "claim": each["name"],
+            "difference": f"{100 * each['difference']:+.1f}",
+            "95 % interval": " to ".join(f"{100 * bound:+.1f}" for bound in each["interval"]),
+            "seeds": each["seeds"],
+            "verdict": each["verdict"],
+            "in the paper": "" if each["paper"] is None else f"{each['paper']:+.1f}",
+        }
+        for each in data["contrasts"]
     ]
 
 
@@ -57,6 +76,8 @@ def point(link: Path, folder: Path) -> None:
 
 def _artifacts(data: dict[str, Any], folder: Path) -> None:
     create_table_artifact(accuracy_rows(data), key="accuracy", description=headline(data))
+    if data["contrasts"]:
+        create_table_artifact(contrast_rows(data), key="contrasts", description="Claims, in points of avg@k")
     pictures = [
         f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
         for path in sorted(folder.glob("*.png"))

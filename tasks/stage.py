@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+from s2d_core import gates
 from s2d_core.config.schema import Config
 from s2d_core.errors import ResourceError, S2DError, StageError
 from s2d_core.launch import Handle, launch
@@ -18,7 +19,7 @@ from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
 from tasks.follow import StageFollower, describe
 from tasks.locks import exclusive
-from tasks.slots import Slots
+from tasks.slots import Slots, priorities
 from tasks.tracking import Tracker
 
 POLL_S = 0.5
@@ -37,11 +38,11 @@ class StoppedError(Exception):
 class Runner:
     """What every stage task of one flow run shares."""
 
-    def __init__(
-        self, config: Config, tracker: Tracker, priorities: dict[str, float], listener: Listener | None = None
-    ) -> None:
+    def __init__(self, config: Config, tracker: Tracker, listener: Listener | None = None) -> None:
         parallel = 1 if config.launch.mode == "inproc" else config.launch.parallel_stages
-        self.config, self.tracker, self.priorities = config, tracker, priorities
+        self.config, self.tracker = config, tracker
+        self.specs: dict[str, StageSpec] = {}
+        self.priorities: dict[str, float] = {}
         self.store, self.slots = Store(config.store), Slots(parallel)
         self.tell: Listener = listener or (lambda spec, done, steps, state: None)
         self.cached: set[str] = set()
@@ -49,12 +50,23 @@ class Runner:
         self._running: set[str] = set()
         self._ended = threading.Condition()
 
+    def learn(self, specs: Mapping[str, StageSpec]) -> None:
+        """These stages are going to be run."""
+        self.specs |= specs
+        self.priorities |= priorities(specs)
+
     def stop(self) -> None:
         """End every stage of this flow run, running or waiting. Returns when none uses the cluster any more, so that
         the caller can leave it, or after STOP_S."""
         self._stopped.set()
         with self._ended:
             self._ended.wait_for(lambda: not self._running, STOP_S)
+
+    def parents(self, spec: StageSpec) -> list[str]:
+        """Fingerprints of what must be finished before ``spec``: its inputs, and the measurements its gates ask for."""
+        gated = self.config.gates.on_failure == "stop" and gates.is_gated(spec)
+        measured = gates.measurements(self.specs, spec).values() if gated else ()
+        return list(dict.fromkeys([*spec.inputs.values(), *measured]))
 
     def run(self, spec: StageSpec) -> StageResult:
         """The stage's result: at once if it is finished, else by running it. Raises the S2DError that ended it."""
@@ -95,6 +107,7 @@ class Runner:
                 self._ended.notify_all()
 
     def _execute(self, spec: StageSpec) -> StageResult:
+        gates.require(self.config.gates, self.store, self.specs, spec)
         logger, directory = get_run_logger(), self.store.dir(spec)
         logger.info("%s: running in %s", spec.id, directory)
         handle = launch(spec, self.config.launch)

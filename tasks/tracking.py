@@ -87,7 +87,7 @@ class Tracker:
             tags.append(RunTag("s2d.checkpoint", str(directory / result.model)))
         entries = [Metric(name, float(value), now, 0) for name, value in values.items()]
         self._client.log_batch(run_id, metrics=entries, tags=tags)
-        for name in ("spec.json", "samples.jsonl", "manifest.json", "model"):
+        for name in ("spec.json", "samples.jsonl", "distance.json", "manifest.json", "model"):
             path = directory / name
             if path.is_dir() and sum(file.stat().st_size for file in path.rglob("*")) <= LARGEST_ARTIFACT:
                 self._client.log_artifacts(run_id, str(path), "checkpoint")

@@ -12,6 +12,7 @@ def check(config: Config) -> None:
     problems = [*_models(config), *_budget(config), *_evaluation(config)]
     for name, arm in config.arms.items():
         problems += _arm(config, name, arm)
+    problems += _contrasts(config)
     if unknown := [name for name in config.default_arms or () if name not in config.arms]:
         problems.append(f"default_arms = {unknown}: unknown; allowed: {', '.join(config.arms)}")
     if problems:
@@ -58,6 +59,23 @@ def _budget(config: Config) -> Iterator[str]:
 def _evaluation(config: Config) -> Iterator[str]:
     if getattr(config.data.splits, config.evaluation.split) == 0:
         yield f"evaluation.split = {config.evaluation.split!r}: data.splits.{config.evaluation.split} is 0; raise it"
+
+
+def _contrasts(config: Config) -> Iterator[str]:
+    """Arms that contrasts, trial counts and the allocation curve speak of must exist; names of contrasts are unique."""
+    allowed = f"allowed: {', '.join(config.arms)}"
+    names = [contrast.name for contrast in config.contrasts]
+    for index, contrast in enumerate(config.contrasts):
+        for arm in contrast.arms:
+            if arm not in config.arms:
+                yield f"contrasts.{index}.arms = {list(contrast.arms)}: unknown arm {arm!r}; {allowed}"
+        if names.count(contrast.name) > 1:
+            yield f"contrasts.{index}.name = {contrast.name!r}: used twice; give each contrast a name of its own"
+    for arm in config.learning_rate_trials:
+        if arm not in config.arms:
+            yield f"learning_rate_trials.{arm}: unknown arm; {allowed}"
+    if unknown := [arm for arm in config.allocation if arm not in config.arms]:
+        yield f"allocation = {unknown}: unknown; {allowed}"
 
 
 def _arm(config: Config, name: str, arm: ArmConfig) -> Iterator[str]:

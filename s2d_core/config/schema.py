@@ -332,6 +332,33 @@ class TrackingConfig(Strict):
     experiment: str = "sparse-to-dense"
 
 
+class ContrastConfig(Strict):
+    """A claim that the report judges when both arms are in the run: the first arm is more accurate than the second."""
+
+    name: str
+    arms: tuple[str, str]  # first > second
+    # Quantities of ``s2d_core/fairness.py`` or dotted settings that the arms may differ in: what the claim is about.
+    differs: tuple[str, ...] = ()
+    strict: bool = True  # any other difference is refused before training; false: it is printed in the report
+    paper: float | None = None  # difference in arXiv 2605.12483, points
+    margin: float | None = None  # points that the difference should reach
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _two_arms(self) -> "ContrastConfig":
+        if self.arms[0] == self.arms[1]:
+            raise ValueError(f"arms {self.arms[0]!r} twice; a contrast compares two arms")
+        return self
+
+
+class GatesConfig(Strict):
+    """Conditions of the paper as thresholds; see ``s2d_core/gates.py``."""
+
+    c1_min_gain: float = 0.0  # points of avg@k that RL must gain the teacher
+    c2_max_kl: float = Field(2.0, gt=0)  # nats a token, KL(student ‖ teacher) on student rollouts where OPD starts
+    on_failure: Literal["warn", "stop"] = "warn"
+
+
 class Config(Strict):
     """Everything a run needs; ``plan`` turns it into stage specs."""
 
@@ -349,3 +376,8 @@ class Config(Strict):
     training: TrainingConfig = TrainingConfig()
     launch: LaunchConfig = LaunchConfig()
     tracking: TrackingConfig = TrackingConfig()
+    contrasts: tuple[ContrastConfig, ...] = ()
+    allocation: tuple[str, ...] = ()  # arms of the report's allocation curve: the same labels, spent in other places
+    gates: GatesConfig = GatesConfig()
+    # How many learning rates were tried for an arm, where that was kept count of.
+    learning_rate_trials: dict[str, Positive] = Field(default_factory=dict)

@@ -1,6 +1,7 @@
 """Losses, pure torch: tensors in, a scalar and its metrics out. They know no model, no rollout and no label."""
 
 from s2d_core.losses.chunking import LossOutput
+from s2d_core.losses.distances import token_distances
 from s2d_core.losses.divergences import (
     chunked_divergence,
     divergence,
@@ -20,6 +21,7 @@ __all__ = [
     "group_advantages",
     "policy_gradient",
     "sampled_token_divergence",
+    "token_distances",
     "token_weights",
     "top_k_divergence",
 ]

@@ -55,12 +55,13 @@ def chunked_divergence(
     does to the KL of later states: the states are data here.
     Metrics: ``kl`` (the divergence), entropies of both, and ``overlap``, the shared part of their top-8 tokens.
     """
-    teacher = _TeacherLogprobs(student_weight, teacher_hidden, teacher_weight, teacher_temperature)
+    teacher = TeacherLogprobs(student_weight, teacher_hidden, teacher_weight, teacher_temperature)
 
     def loss(logits: Tensor, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
         ours, theirs = torch.log_softmax(logits[:, : teacher.vocab], dim=-1), teacher(rows)
         value = (weights[rows] * divergence(ours, theirs, kind, beta)).sum()
-        return value, {"kl": value, **_statistics(ours.detach(), theirs, weights[rows])}
+        measured = token_statistics(ours.detach(), theirs)
+        return value, {"kl": value, **{name: (weights[rows] * each).sum() for name, each in measured.items()}}
 
     return chunked_loss(student_hidden, student_weight, loss, chunk)
 
@@ -83,7 +84,7 @@ def top_k_divergence(
     Renormalising is what keeps it stable: without it the reverse KL drives mass out of the support (arXiv 2605.11182).
     What a teacher that is only served can afford. Metric ``covered``: the student's mass on the support.
     """
-    teacher = _TeacherLogprobs(student_weight, teacher_hidden, teacher_weight, teacher_temperature)
+    teacher = TeacherLogprobs(student_weight, teacher_hidden, teacher_weight, teacher_temperature)
 
     def loss(logits: Tensor, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
         ours = torch.log_softmax(logits[:, : teacher.vocab], dim=-1)
@@ -114,7 +115,7 @@ def sampled_token_divergence(
     over y ∼ s is the full-vocabulary reverse KL's gradient; its variance is what the full vocabulary saves.
     Metric ``kl``: the mean of −Â.
     """
-    teacher = _TeacherLogprobs(student_weight, teacher_hidden, teacher_weight, teacher_temperature)
+    teacher = TeacherLogprobs(student_weight, teacher_hidden, teacher_weight, teacher_temperature)
 
     def loss(logits: Tensor, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
         picked = targets[rows, None]
@@ -126,7 +127,7 @@ def sampled_token_divergence(
     return chunked_loss(student_hidden, student_weight, loss, chunk)
 
 
-class _TeacherLogprobs:
+class TeacherLogprobs:
     """Teacher log-probabilities of a chunk of rows, on the shared vocabulary, without gradient."""
 
     def __init__(self, student_weight: Tensor, hidden: Tensor, weight: Tensor, temperature: float) -> None:
@@ -147,12 +148,14 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _statistics(student: Tensor, teacher: Tensor, weights: Tensor) -> dict[str, Tensor]:
+def token_statistics(
+    student: Float[Tensor, "tokens vocab"], teacher: Float[Tensor, "tokens vocab"]
+) -> dict[str, Float[Tensor, "tokens"]]:
+    """For each token the entropies of both distributions of log-probabilities, and the shared part of their top-8s."""
     k = min(OVERLAP_K, student.shape[-1])
     ours, theirs = (x.topk(k, dim=-1, sorted=False).indices for x in (student, teacher))
-    shared = (ours[:, :, None] == theirs[:, None, :]).sum(dim=(1, 2)) / k
     return {
-        "student_entropy": -(weights * (student.exp() * student).sum(dim=-1)).sum(),
-        "teacher_entropy": -(weights * (teacher.exp() * teacher).sum(dim=-1)).sum(),
-        "overlap": (weights * shared).sum(),
+        "student_entropy": -(student.exp() * student).sum(dim=-1),
+        "teacher_entropy": -(teacher.exp() * teacher).sum(dim=-1),
+        "overlap": (ours[:, :, None] == theirs[:, None, :]).sum(dim=(1, 2)) / k,
     }

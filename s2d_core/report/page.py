@@ -1,12 +1,13 @@
-"""Write a report folder: ``report.json``, PNG pictures and one self-contained ``report.html``."""
+"""Write a report folder: ``report.json``, ``curves.json``, PNG pictures and one self-contained ``report.html``."""
 
 import base64
 import json
 from pathlib import Path
 from typing import Any
 
-from s2d_core.report.data import Results, headline
-from s2d_core.report.plots import draw_all
+from s2d_core.report.data import curves, failed_gates, headline
+from s2d_core.report.pictures import draw_all
+from s2d_core.report.results import Results
 from s2d_core.store import write_json
 
 
@@ -17,15 +18,17 @@ def write_report(
     from jinja2 import Environment, FileSystemLoader
 
     folder.mkdir(parents=True, exist_ok=True)
+    lines = curves(results)
     write_json(folder / "report.json", data)
-    pictures = {caption: _data_uri(path) for caption, path in draw_all(results, data, folder).items()}
+    write_json(folder / "curves.json", lines)
     # Completions are model output: everything is escaped, and the page runs no script.
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     ks = [run["accuracy"]["k"] for runs in data["arms"].values() for run in runs]
     page = environment.get_template("report.html").render(
         data=data,
         headline=headline(data),
-        pictures=pictures,
+        failed_gates=failed_gates(data),
+        pictures=[(each, _data_uri(each.path)) for each in draw_all(data, lines, folder)],
         rollouts=side_by_side(results, shown),
         configuration=json.dumps(configuration, indent=1),
         k=ks[0] if ks else 0,

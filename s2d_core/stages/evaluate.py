@@ -1,7 +1,8 @@
 """Stage kind ``evaluate``: accuracy of one model on the test split, and its distance to a teacher if it has one.
 
-Sampled and greedy completions of every test problem; each is kept in ``samples.jsonl`` with its verdict. The seeds
-of the samples depend on the problem only, so two models are compared under common random numbers.
+Sampled and greedy completions of every test problem; each is kept in ``samples.jsonl`` with its verdict, and the
+distance to the teacher by position in ``distance.json``. The seeds of the samples depend on the problem only, so two
+models are compared under common random numbers.
 """
 
 import json
@@ -12,31 +13,32 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from s2d_core.config.schema import EvaluationConfig
 from s2d_core.data.dataset import read_split
 from s2d_core.data.problems import Problem
 from s2d_core.evaluation.metrics import accuracy_metrics
-from s2d_core.losses import chunked_divergence
+from s2d_core.rewards.boxes import last_box
 from s2d_core.rewards.verifier import Verdict, Verifier
 from s2d_core.rollouts import make_engine
 from s2d_core.rollouts.types import Request, Rollout
 from s2d_core.spec import StageResult
-from s2d_core.stages.trained import decode, encode, load_policy, load_tokenizer
+from s2d_core.stages.distance import distance
+from s2d_core.stages.trained import decode, encode, load_tokenizer
+from s2d_core.store import DISTANCE, write_json
 from s2d_core.training import parallel
 from s2d_core.training.context import Context, stable_seed
-from s2d_core.training.packing import pack, split_by_tokens
-from s2d_core.training.sources import example, sampling
+from s2d_core.training.sources import sampling
 
+EXTRA_SETTINGS = ("engine", "dtype", "measures")
 Row = dict[str, Any]  # one line of samples.jsonl
 
 
 def evaluate(context: Context) -> StageResult:
-    """avg@k, pass@k, greedy accuracy with standard errors over problems; mean KL(model ‖ teacher) a token."""
+    """avg@k, pass@k, maj@k, greedy accuracy with standard errors over problems; with a teacher also condition C2."""
     began = time.perf_counter()
     settings = context.spec.settings
-    config = EvaluationConfig.model_validate({k: v for k, v in settings.items() if k not in ("engine", "dtype")})
+    config = EvaluationConfig.model_validate({k: v for k, v in settings.items() if k not in EXTRA_SETTINGS})
     directory, _ = context.parent("data")
     problems = read_split(directory / "dataset", config.split)
     mine = problems[parallel.rank() :: parallel.world_size()]
@@ -44,9 +46,13 @@ def evaluate(context: Context) -> StageResult:
     rows = [row for share in parallel.gather(_grade(context, mine, groups)) for row in share]
     order = {problem.id: index for index, problem in enumerate(problems)}
     rows.sort(key=lambda row: (order[row["problem_id"]], row["sample"]))
-    metrics = accuracy_metrics(*_correctness(rows, len(problems)), pass_k=config.pass_k or config.k)
+    correct, greedy = _correctness(rows, len(problems))
+    metrics = accuracy_metrics(correct, greedy, _answers(rows, len(problems)), config.pass_k or config.k)
     if "teacher" in context.spec.inputs:
-        metrics |= _distance(context, [rollout for group in groups for rollout in group[1:]])
+        measured, table = distance(context, [rollout for group in groups for rollout in group[1:]])
+        metrics |= measured
+        if parallel.rank() == 0:
+            write_json(context.directory / DISTANCE, table)
     if parallel.rank() == 0:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (context.directory / "samples.jsonl").write_text(lines)
@@ -104,6 +110,7 @@ def _grade(context: Context, problems: Sequence[Problem], groups: list[list[Roll
                     "truncated": int(rollout.finish_reason == "length"),
                     "prompt": problem.prompt,
                     "answer": problem.answer,
+                    "answer_text": last_box(text),
                     "completion": text,
                 }
             )
@@ -116,32 +123,7 @@ def _correctness(rows: list[Row], problems: int) -> tuple[np.ndarray, np.ndarray
     return correct[:, 1:], correct[:, 0]
 
 
-@torch.no_grad()
-def _distance(context: Context, rollouts: list[Rollout]) -> dict[str, float]:
-    """Mean reverse KL a token, entropies and agreement, on the model's own samples (condition C2)."""
-    policy, teacher = (
-        load_policy(context, "policy", frozen=True),
-        load_policy(context, "teacher", frozen=True),
-    )
-    (total,) = parallel.all_sum([float(sum(len(r.completion_ids) for r in rollouts))], parallel.device())
-    examples = [example(rollout) for rollout in rollouts]
-    sums: dict[str, float] = {}
-    for group in split_by_tokens([len(each) for each in examples], context.training.token_budget):
-        part = [examples[index] for index in group]
-        micro = pack(part, [torch.full((len(e.completion_ids),), 1.0 / total) for e in part]).to(parallel.device())
-        teacher_hidden, teacher_head = teacher(micro, lambda hidden, head: (hidden, head))
-        hidden, head = policy(micro, lambda hidden, head: (hidden, head))
-        output = chunked_divergence(
-            hidden,
-            head,
-            teacher_hidden,
-            teacher_head,
-            micro.weights,
-            kind="reverse_kl",
-            chunk=context.training.logits_chunk,
-        )
-        for name, value in output.metrics.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    names = sorted(sums)
-    totals = parallel.all_sum([sums[name] for name in names], parallel.device())
-    return {{"kl": "kl_to_teacher"}.get(name, name): value for name, value in zip(names, totals, strict=True)}
+def _answers(rows: list[Row], problems: int) -> list[list[str | None]]:
+    """[problems][k] answers of the samples; None where there is no box."""
+    width = len(rows) // problems
+    return [[row["answer_text"] for row in rows[i * width + 1 : (i + 1) * width]] for i in range(problems)]

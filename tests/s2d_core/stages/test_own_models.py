@@ -12,7 +12,8 @@ from s2d_core.config.compose import load_config
 from s2d_core.errors import CheckpointError, DataError, ResourceError
 from s2d_core.plan import plan
 from s2d_core.preflight import preflight
-from s2d_core.report.data import Results, report_data
+from s2d_core.report.data import report_data
+from s2d_core.report.results import Results
 from s2d_core.run_stage import run_stage
 from s2d_core.store import Store
 
@@ -79,7 +80,7 @@ def test_own_models_and_gsm8k_run_through_to_a_report(tmp_path, family):
     planned = plan(config, None, [0], preflight(config))
     for spec in planned.specs.values():
         run_stage(spec)
-    data = report_data(Results(planned, Store(config.store)), set(), "own_models", "c")
+    data = report_data(Results(planned, Store(config.store)), set(), config, "c")
     assert set(data["arms"]) == {"full", "direct_grpo"}
     assert data["arms"]["full"][0]["labels"] == 8
     assert data["arms"]["full"][0]["conditions"]["c2_kl_before"] > 0

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from s2d_core.config.compose import load_config
 from s2d_core.errors import LabelBudgetError
 from s2d_core.plan import plan
-from s2d_core.report.data import Results, headline, report_data
+from s2d_core.report.data import headline, report_data
 from s2d_core.report.page import write_report
+from s2d_core.report.results import Results
 from s2d_core.run_stage import run_stage
 from s2d_core.store import Store
 
@@ -114,7 +115,7 @@ def test_a_stage_over_the_label_budget_stops_before_it_looks(run):
 def test_the_report_is_complete_and_says_no_more_than_it_knows(run, tmp_path):
     config, planned, store, _ = run
     results = Results(planned, store)
-    data = report_data(results, set(), "smoke", "the command")
+    data = report_data(results, set(), config, "the command")
     page = write_report(tmp_path / "report", results, data, config.model_dump(mode="json"), shown=3)
     written = json.loads((page.parent / "report.json").read_text())
     for arm in ("full", "direct_grpo"):
@@ -135,22 +136,22 @@ def test_the_report_is_complete_and_says_no_more_than_it_knows(run, tmp_path):
 
 
 def test_two_reports_of_one_experiment_differ_in_times_alone(run):
-    _, planned, store, _ = run
-    first, second = (report_data(Results(planned, store), set(), "smoke", "c") for _ in range(2))
+    config, planned, store, _ = run
+    first, second = (report_data(Results(planned, store), set(), config, "c") for _ in range(2))
     assert json.dumps(first) == json.dumps(second)
 
 
 def test_an_arm_with_a_missing_stage_shows_as_failed(run):
-    _, _, store, _ = run
+    config, _, store, _ = run
     other = plan(load_config("smoke", [*OVERRIDES, f"store={store.root}", "stages.opd.steps=3"]), None, [0])
-    data = report_data(Results(other, store), set(), "smoke", "c")
+    data = report_data(Results(other, store), set(), config, "c")
     assert data["failed"] == {"full": [0]}
     assert len(data["arms"]["direct_grpo"]) == 1
     assert "No two arms" in headline(data)
 
 
 def test_model_output_is_escaped_in_the_page(run, tmp_path):
-    _, planned, store, _ = run
+    config, planned, store, _ = run
     results = Results(planned, store)
     fingerprint = planned.arms["full"][0].evaluations["final"]
     path: Path = results.directory(fingerprint) / "samples.jsonl"
@@ -160,7 +161,7 @@ def test_model_output_is_escaped_in_the_page(run, tmp_path):
         line["completion"] = "<img src=x onerror=alert(1)>"
     try:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        data = report_data(results, set(), "smoke", "c")
+        data = report_data(results, set(), config, "c")
         html = write_report(tmp_path / "report", results, data, {}, shown=2).read_text()
     finally:
         path.write_text(original)
