@@ -18,7 +18,7 @@ from flows.experiment import (
     experiment,
 )
 from s2d_core.report.allocation import allocation_summary
-from s2d_core.report.data import Results
+from s2d_core.report.results import Results
 from s2d_core.store import Store
 from tasks.summary import make_summary
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from s2d_core.allocation import Point, Scale
-from s2d_core.evaluation.bootstrap import compare
-from s2d_core.report.data import Results
-from s2d_core.report.plots import COLOURS
+from s2d_core.evaluation.comparison import compare
+from s2d_core.report.pictures.style import COLOURS
+from s2d_core.report.results import Results
 from s2d_core.report.summary import Picture, Summary, mean_interval
 
 SCALES: dict[Scale, str] = {
@@ -32,7 +32,7 @@ def allocation_summary(results: Results, points: Sequence[Point], scale: Scale, 
     notes = [
         SCALES[scale],
         f"Accuracy is avg@k on the {split} problems. Intervals are 95 %: of a mean over seeds, where there are several "
-        "(Student's t), else over problems; of a difference, paired by seed and problem (hierarchical bootstrap). The "
+        "(Student's t), else over problems; of a difference, paired by seed and problem. The "
         "best share is picked on the problems it is measured on, which flatters it a little.",
         "Cost is that of the stages after pretraining.",
     ]
@@ -114,10 +114,10 @@ def _answer(results: Results, entries: list[dict[str, Any]]) -> dict[str, Any]:
         others.append(
             {
                 "share": entry["share"],
-                "difference": found.difference,
+                "difference": found.mean,
                 "interval": list(found.interval),
                 "seeds": found.seeds,
-                "better": found.verdict == "holds",
+                "better": found.verdict() == "holds",
             }
         )
     words = [

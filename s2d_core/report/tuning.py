@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from s2d_core.report.plots import COLOURS
+from s2d_core.report.pictures.style import COLOURS
 from s2d_core.report.summary import Picture, Summary
 from s2d_core.tuning import ArmTuner
 

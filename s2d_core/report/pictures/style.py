@@ -19,6 +19,7 @@ BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY = (
     "#666666",
 )
 PALE = "#BDBDBD"
+COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY)  # of things without a colour of their own
 STAGE_COLOURS = {
     "pretrain_teacher": "#BBBBBB",
     "pretrain_student": "#DDDDDD",
