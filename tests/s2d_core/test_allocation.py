@@ -11,7 +11,16 @@ from s2d_core.errors import ConfigError
 from s2d_core.plan import plan
 from s2d_core.recipe import STAGES, stage_settings
 
-CONFIG = load_config("small_world")
+# What the figures below follow from, whatever the recipe has.
+FIXED = [
+    "data.splits.labelled=256",
+    "data.splits.held_out=256",
+    "stages.teacher_rl.steps=80",
+    "stages.student_rl.steps=80",
+    "stages.warmup.steps=40",
+    "stages.opd.steps=80",
+]
+CONFIG = load_config("small_world", FIXED)
 NAMES = ("full", "direct_grpo")
 
 
@@ -65,7 +74,7 @@ def test_with_epochs_the_updates_grow_with_the_labels():
 
 def test_between_the_shares_a_mixed_arm_gives_the_settings():
     arm = "{stages: [{stage: teacher_rl}, {stage: opd}, {stage: student_rl, set: {optimiser.lr: 0.5}}]}"
-    config = load_config("small_world", [f"arms.half={arm}"])
+    config = load_config("small_world", [*FIXED, f"arms.half={arm}"])
     _, built = arms([0.0, 0.5, 1.0], [512], config=config, mixed="half")
     assert [entry.stage for entry in built["share_0.5_of_512"]] == ["teacher_rl", "opd", "student_rl"]
     assert built["share_0.5_of_512"][-1].set["optimiser.lr"] == 0.5

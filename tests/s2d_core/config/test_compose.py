@@ -38,8 +38,8 @@ def test_an_override_reaches_into_lists():
         ("stages.opd.steps=0", ["stages.opd.steps = 0", "greater than or equal to 1"]),
         ("stages.opd.optimiser.lr=fast", ["stages.opd.optimiser.lr = 'fast'", "valid number"]),
         ("rollouts.engine=sglang", ["rollouts.engine = 'sglang'", "torch", "vllm"]),
-        ("label_budget=100", ["looks at 512 labels", "label_budget = 100"]),
-        ("label_budget=5000", ["label_budget = 5000", "512 labels there are"]),
+        ("label_budget=100", ["looks at 128 labels", "label_budget = 100"]),
+        ("label_budget=5000", ["label_budget = 5000", "128 labels there are"]),
         ("arms.mine.stages=[{stage: opd}]", ["arms.mine.stages.0", "without a teacher", "teacher_rl"]),
         ("arms.mine.stages=[{stage: student_rl, set: {optimiser.lrr: 1}}]", ["set.optimiser.lrr", "Did you mean 'lr'"]),
         ("arms.mine.stages=[{stage: sft}]", ["arms.mine.stages.0", "without a teacher"]),
@@ -52,9 +52,9 @@ def test_an_override_reaches_into_lists():
         ("default_arms=[ful]", ["default_arms = ['ful']", "unknown", "full"]),
         ("arms.mine.stages=[]", ["arms.mine.stages", "at least 1"]),
         ("arms.mine.stages=[{stage: rl}]", ["arms.mine.stages.0.stage = 'rl'", "student_rl"]),
-        ("stages.student_rl.prompts_per_step=4000", ["prompts_per_step = 4000", "512 problems"]),
+        ("stages.student_rl.prompts_per_step=4000", ["prompts_per_step = 4000", "128 problems"]),
         ("arms.mine.stages=[{stage: student_rl, problems: '0:1.5'}]", ["arms.mine.stages.0.problems", "0:1.5", "≤ 1"]),
-        ("arms.mine.stages=[{stage: student_rl, problems: '0:0.05'}]", ["prompts_per_step = 32", "26 problems"]),
+        ("arms.mine.stages=[{stage: student_rl, problems: '0:0.05'}]", ["prompts_per_step = 32", "6 problems"]),
         (
             "arms.mine.stages=[{stage: student_rl, problems: half}]",
             ["'half'", "labelled, held_out, all, or START:STOP"],
@@ -107,9 +107,10 @@ def test_a_raw_teacher_needs_no_teacher_rl():
 
 def test_slices_by_fractions_count_towards_the_label_budget_once_where_they_overlap():
     stages = "[{stage: student_rl, problems: '0:0.5'}, {stage: student_rl, problems: '0.25:0.75'}]"
-    load_config("small_world", ["label_budget=512", f"arms={{mine: {{stages: {stages}}}}}"])
+    pool = ["data.splits.labelled=256", "data.splits.held_out=256"]
+    load_config("small_world", [*pool, "label_budget=512", f"arms={{mine: {{stages: {stages}}}}}"])
     with pytest.raises(ConfigError, match=r"arms\.mine: looks at 384 labels, over label_budget = 383"):
-        load_config("small_world", ["label_budget=383", f"arms.mine.stages={stages}"])
+        load_config("small_world", [*pool, "label_budget=383", f"arms.mine.stages={stages}"])
 
 
 def test_a_split_without_problems_cannot_be_evaluated_on():
