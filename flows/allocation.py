@@ -63,6 +63,6 @@ def allocation(
         results = Results(prepared.plan, Store(config.store))
         summary = allocation_summary(results, prepared.points, scale, config.evaluation.split)
         page = make_summary(config, "allocation", summary, command, {})
-        return Outcome(page, summary.rows, " ".join(summary.findings), failed)
+        return Outcome(page, [summary.rows], " ".join(summary.findings), failed)
 
     return experiment(prepared, dry_run, report)

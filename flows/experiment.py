@@ -29,7 +29,7 @@ from s2d_core.report.data import headline
 from s2d_core.spec import StageResult
 from s2d_core.store import Store
 from tasks.planning import CACHED, describe, mermaid, reasons
-from tasks.report import accuracy_rows, make_report
+from tasks.report import arm_rows, contrast_rows, make_report
 from tasks.stage import Listener, Runner, run_stage
 from tasks.tracking import Tracker
 
@@ -46,10 +46,10 @@ DryRun = Annotated[bool, Field(description="Plan only: train nothing")]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the report's page, a table for people, the finding, and what failed, both in words."""
+    """What a run leaves: the report's page, tables for people, the finding, and what failed, both in words."""
 
     report: Path
-    rows: list[dict[str, Any]]
+    tables: list[list[dict[str, Any]]]
     finding: str
     failed: list[str]
 
@@ -171,8 +171,10 @@ def comparison(prepared: Prepared, command: str) -> Report:
     """The report that compares arms: accuracy, contrasts, pictures, what failed."""
 
     def report(cached: set[str], failed: list[str]) -> Outcome:
-        page, data = make_report(prepared.config, prepared.plan, cached, command)
-        return Outcome(page, accuracy_rows(data), headline(data), failed)
+        page, data = make_report(prepared.config, prepared.plan, cached, command, failed)
+        return Outcome(
+            page, [arm_rows(data), contrast_rows(data) if len(data["contrasts"]) > 1 else []], headline(data), failed
+        )
 
     return report
 

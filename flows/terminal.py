@@ -87,10 +87,10 @@ def silence_console() -> None:
 
 
 def show(console: Console, outcome: Outcome) -> None:
-    """The table, the finding, what failed, and the path of the report."""
-    if outcome.rows:
-        table = Table(*(Column(name, overflow="fold") for name in outcome.rows[0]))
-        for row in outcome.rows:
+    """The tables, the finding, what failed, and the path of the report."""
+    for rows in filter(None, outcome.tables):
+        table = Table(*(Column(name, overflow="fold") for name in rows[0]))
+        for row in rows:
             table.add_row(*map(str, row.values()))
         console.print(table)
     console.print(outcome.finding, highlight=False, soft_wrap=True)

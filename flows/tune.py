@@ -66,7 +66,7 @@ def tune(
         summary = tuning_summary(tuners, trials, seeds, config.name)
         recipe_file = {"tuned.yaml": overlay(tuners, trials, config.name, recipe, command)}
         page = make_summary(config, "tuning", summary, command, recipe_file)
-        outcome = Outcome(page, summary.rows, " ".join(summary.findings), failed)
+        outcome = Outcome(page, [summary.rows], " ".join(summary.findings), failed)
         running.close(page, succeeded=not failed)
     return outcome.state
 

@@ -4,6 +4,7 @@ import base64
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -19,10 +20,12 @@ from s2d_core.store import Store
 
 
 @task(name="report", cache_policy=NO_CACHE, persist_result=False)
-def make_report(config: Config, plan: Plan, cached: set[str], command: str) -> tuple[Path, dict[str, Any]]:
+def make_report(
+    config: Config, plan: Plan, cached: set[str], command: str, failures: list[str]
+) -> tuple[Path, dict[str, Any]]:
     """Write the report of whatever is finished; returns the page's path and the data of ``report.json``."""
     results = Results(plan, Store(config.store))
-    data = report_data(results, cached, config, command)
+    data = report_data(results, cached, config, command, failures)
     for line in failed_gates(data):
         get_run_logger().warning(line)
     root = Path(config.store).absolute()
@@ -51,16 +54,33 @@ def accuracy_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def arm_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row an arm, for a terminal: means over its seeds; ± is half of the 95 % interval."""
+    return [
+        {
+            "arm": arm,
+            "seeds": over["seeds"],
+            "avg@k %": f"{100 * over['mean']:.1f} ± {100 * (over['interval'][1] - over['mean']):.1f}",
+            "greedy %": f"{100 * fmean(run['accuracy']['greedy'] for run in runs):.1f}",
+            "pass@k %": f"{100 * fmean(run['accuracy']['pass_at_k'] for run in runs):.1f}",
+            "labels": f"{fmean(run['labels'] for run in runs):.0f}",
+            "seconds": f"{fmean(run['seconds'] for run in runs):.0f}",
+        }
+        for arm, over in data["summary"].items()
+        for runs in [data["arms"][arm]]
+    ]
+
+
 def contrast_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a contrast, for people."""
+    """One row a contrast."""
     return [
         {
             "claim": each["name"],
-            "difference": f"{100 * each['difference']:+.1f}",
-            "95 % interval": " to ".join(f"{100 * bound:+.1f}" for bound in each["interval"]),
-            "seeds": each["seeds"],
+            "difference (95 % interval)": "{:+.1f} ({:+.1f} to {:+.1f})".format(
+                *(100 * value for value in (each["difference"], *each["interval"]))
+            ),
             "verdict": each["verdict"],
-            "in the paper": "" if each["paper"] is None else f"{each['paper']:+.1f}",
+            "paper": "" if each["paper"] is None else f"{each['paper']:+.1f}",
         }
         for each in data["contrasts"]
     ]
