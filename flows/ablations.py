@@ -8,7 +8,7 @@ from pydantic import Field
 
 from flows import prepare
 from flows.experiment import TASK_RUNNER, Arms, DryRun, Overrides, Recipe, Seeds, command_line, comparison, experiment
-from s2d_core.config.schema import ArmConfig
+from s2d_core.config.stages import ArmConfig
 
 ExtraArms = Annotated[dict[str, ArmConfig], Field(description="Arms of your own by name, run beside the others")]
 

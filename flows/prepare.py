@@ -8,7 +8,9 @@ from pathlib import Path
 from s2d_core import fairness
 from s2d_core.allocation import Point, Scale, allocation_arms
 from s2d_core.config.compose import load_config, with_arms
-from s2d_core.config.schema import ArmConfig, Config, ModelConfig
+from s2d_core.config.inputs import ModelConfig
+from s2d_core.config.schema import Config
+from s2d_core.config.stages import ArmConfig
 from s2d_core.errors import CheckpointError, ConfigError
 from s2d_core.plan import Plan, only_deployed, plan, plan_evaluations
 from s2d_core.preflight import preflight

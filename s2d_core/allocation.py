@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from s2d_core.config.checks import label_budget
-from s2d_core.config.schema import ArmConfig, ArmStage, Config
+from s2d_core.config.schema import Config
+from s2d_core.config.stages import ArmConfig, ArmStage
 from s2d_core.data.slices import slice_name
 from s2d_core.errors import ConfigError
 from s2d_core.recipe import STAGES, stage_settings

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from s2d_core.config.schema import Config, FilesConfig, ModelConfig
+from s2d_core.config.inputs import FilesConfig, ModelConfig
+from s2d_core.config.schema import Config
 from s2d_core.data import guard
 from s2d_core.errors import DataError, ResourceError
 from s2d_core.rewards.verifier import Verifier

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from s2d_core.config.schema import (
+from s2d_core.config.schema import Config
+from s2d_core.config.stages import (
     ArmStage,
-    Config,
     CorpusStage,
     ImitationStage,
     MixedStage,

@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from s2d_core.config.schema import ArmConfig, ArmStage, Config
+from s2d_core.config.schema import Config
+from s2d_core.config.stages import ArmConfig, ArmStage
 from s2d_core.errors import ConfigError
 from s2d_core.recipe import STAGES, stage_settings
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from s2d_core.config.schema import ArmConfig, Config, TrainedStage
+from s2d_core.config.schema import Config
+from s2d_core.config.stages import ArmConfig, TrainedStage
 from s2d_core.data.slices import slice_range
 from s2d_core.errors import ConfigError
 

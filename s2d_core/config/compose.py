@@ -10,7 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from s2d_core.config.checks import check
-from s2d_core.config.schema import ArmConfig, Config
+from s2d_core.config.schema import Config
+from s2d_core.config.stages import ArmConfig
 from s2d_core.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)

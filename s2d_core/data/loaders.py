@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2d_core.config.schema import FilesConfig
+from s2d_core.config.inputs import FilesConfig
 from s2d_core.data.problems import Problem
 from s2d_core.errors import ConfigError, DataError
 

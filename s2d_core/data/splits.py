@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from s2d_core.config.schema import SplitSizes
+from s2d_core.config.inputs import SplitSizes
 from s2d_core.data.guard import Drop, Reason, guard, say
 from s2d_core.data.normalise import fold
 from s2d_core.data.problems import Problem

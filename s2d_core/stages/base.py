@@ -2,7 +2,7 @@
 
 import time
 
-from s2d_core.config.schema import ModelConfig
+from s2d_core.config.inputs import ModelConfig
 from s2d_core.spec import StageResult
 from s2d_core.training.context import Context
 from s2d_core.training.model_files import locate_model

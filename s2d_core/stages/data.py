@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from s2d_core.config.schema import DataConfig
+from s2d_core.config.inputs import DataConfig
 from s2d_core.data.dataset import write_dataset
 from s2d_core.data.guard import Drop, say
 from s2d_core.data.splits import Splits

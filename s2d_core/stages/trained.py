@@ -5,15 +5,14 @@ from contextlib import closing
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from s2d_core.config.schema import (
-    ArithmeticConfig,
+from s2d_core.config.inputs import ArithmeticConfig, ScratchModel
+from s2d_core.config.stages import (
     CorpusStage,
     DenseStage,
     DivergenceConfig,
     MixedStage,
     OpdStage,
     RolloutStage,
-    ScratchModel,
     SparseStage,
     TrainedStage,
     WarmupStage,

@@ -16,7 +16,7 @@ import time
 import torch
 from torch import Tensor
 
-from s2d_core.config.schema import TrainedStage
+from s2d_core.config.stages import TrainedStage
 from s2d_core.errors import StageError
 from s2d_core.losses import token_weights
 from s2d_core.losses.normalisation import Normalisation

@@ -5,7 +5,7 @@ import json
 import struct
 from pathlib import Path
 
-from s2d_core.config.schema import ModelConfig
+from s2d_core.config.inputs import ModelConfig
 from s2d_core.errors import CheckpointError
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from s2d_core.config.schema import DivergenceConfig, SparseStage
+from s2d_core.config.stages import DivergenceConfig, SparseStage
 from s2d_core.losses import (
     LossOutput,
     chunked_divergence,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from s2d_core.config.schema import OptimiserConfig
+from s2d_core.config.stages import OptimiserConfig
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from s2d_core.config.schema import RolloutStage, SamplingConfig, SparseStage
+from s2d_core.config.stages import RolloutStage, SamplingConfig, SparseStage
 from s2d_core.data.ledger import LabelLedger
 from s2d_core.data.problems import Problem
 from s2d_core.errors import StageError

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from s2d_core.config.schema import ArithmeticConfig
+from s2d_core.config.inputs import ArithmeticConfig
 from s2d_core.worlds import arithmetic
 from s2d_core.worlds.tokenizer import BOX, DIGIT_IDS, EOS, NUMBER_IDS, OPERATION_IDS, TOKEN_IDS
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from s2d_core.config.schema import ScratchModel
+from s2d_core.config.inputs import ScratchModel
 from s2d_core.worlds.tokenizer import BOS, EOS, PAD, TOKEN_IDS, VOCABULARY
 
 # The library's 0.02 is for widths in the thousands; at 64 it leaves the network close to linear for hundreds of steps.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from s2d_core.config.schema import ArithmeticConfig, Split, SplitSizes
+from s2d_core.config.inputs import ArithmeticConfig, Split, SplitSizes
 from s2d_core.data.problems import Problem
 from s2d_core.errors import DataError
 from s2d_core.worlds import arithmetic

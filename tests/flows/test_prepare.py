@@ -13,7 +13,7 @@ from flows.experiment import command_line
 from flows.sparse_to_dense import sparse_to_dense
 from flows.tune import tune
 from s2d_core.config.compose import load_config
-from s2d_core.config.schema import ArmConfig
+from s2d_core.config.stages import ArmConfig
 from s2d_core.errors import CheckpointError, ConfigError, S2DError
 from s2d_core.store import Store, write_json
 

@@ -3,7 +3,7 @@
 import pytest
 
 from s2d_core.config.compose import load_config, recipe_names, with_arms
-from s2d_core.config.schema import ArmConfig
+from s2d_core.config.stages import ArmConfig
 from s2d_core.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2d_core.config.schema import FilesConfig
+from s2d_core.config.inputs import FilesConfig
 from s2d_core.data.guard import LEAST_OVERLAP, NGRAM, guard, say
 from s2d_core.data.loaders import load_problems
 from s2d_core.data.problems import Problem

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from s2d_core.config.schema import FilesConfig
+from s2d_core.config.inputs import FilesConfig
 from s2d_core.data.loaders import load_problems
 from s2d_core.errors import ConfigError, DataError
 

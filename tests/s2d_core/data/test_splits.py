@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2d_core.config.schema import FilesConfig, SplitSizes
+from s2d_core.config.inputs import FilesConfig, SplitSizes
 from s2d_core.data.loaders import load_problems
 from s2d_core.data.normalise import fold, tokens
 from s2d_core.data.problems import Problem

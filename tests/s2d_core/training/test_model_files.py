@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from s2d_core.config.schema import ModelConfig
+from s2d_core.config.inputs import ModelConfig
 from s2d_core.errors import CheckpointError
 from s2d_core.training.model_files import check_model, content_hash, locate_model
 

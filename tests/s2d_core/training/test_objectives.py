@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from s2d_core.config.schema import DivergenceConfig, MixedStage
+from s2d_core.config.stages import DivergenceConfig, MixedStage
 from s2d_core.training.objectives import Divergence, Mixed, PolicyGradient
 from s2d_core.training.packing import Example, pack
 from s2d_core.training.policy import Policy

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from s2d_core.config.schema import OptimiserConfig
+from s2d_core.config.stages import OptimiserConfig
 from s2d_core.training.optimiser import learning_rate, make_optimiser, update
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from s2d_core.config.schema import ArithmeticConfig, SplitSizes
+from s2d_core.config.inputs import ArithmeticConfig, SplitSizes
 from s2d_core.worlds.corpus import make_corpus
 from s2d_core.worlds.problems import make_splits
 from s2d_core.worlds.tokenizer import make_tokenizer

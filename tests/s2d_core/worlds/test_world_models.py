@@ -1,7 +1,7 @@
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from s2d_core.config.schema import ScratchModel
+from s2d_core.config.inputs import ScratchModel
 from s2d_core.worlds.models import make_model
 from s2d_core.worlds.tokenizer import TOKEN_IDS, make_tokenizer
 

@@ -2,7 +2,7 @@ from itertools import combinations
 
 import pytest
 
-from s2d_core.config.schema import ArithmeticConfig, SplitSizes
+from s2d_core.config.inputs import ArithmeticConfig, SplitSizes
 from s2d_core.errors import DataError
 from s2d_core.worlds.problems import make_splits
 
