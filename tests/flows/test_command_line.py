@@ -77,7 +77,13 @@ def test_a_stopped_run_leaves_no_process_behind_and_goes_on_where_it_was(
     root = tmp_path / "store"
     words = command(root, "stages.pretrain_student.steps=2000", "training.checkpoint_every=20", arms=("direct_grpo",))
     process = subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_interrupts,
     )
     _wait(lambda: any(root.glob("stages/pretrain_student-*/checkpoints/step_*")), 240)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -107,6 +113,11 @@ def test_the_whole_experiment_on_a_local_cluster_prints_the_table_and_the_report
     assert again.returncode == 0
     assert time.monotonic() - began < 90  # 12 s on an idle machine; other tests run beside this one
     assert again.stdout.count(": cached") == 13
+
+
+def _heed_interrupts() -> None:
+    """Tests started in the background inherit an ignored SIGINT, and would pass it on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait(condition, seconds: float) -> None:  # type: ignore[no-untyped-def]
