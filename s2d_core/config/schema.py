@@ -120,5 +120,5 @@ class Config(Strict):
     contrasts: tuple[ContrastConfig, ...] = ()
     allocation: tuple[str, ...] = ()  # arms of the report's allocation curve: the same labels, spent in other places
     gates: GatesConfig = GatesConfig()
-    # How many learning rates were tried for an arm, where that was kept count of.
+    # How many learning rates were tried for each stage of an arm, where that was kept count of (flow ``tune`` does).
     learning_rate_trials: dict[str, Positive] = Field(default_factory=dict)
