@@ -75,9 +75,9 @@ def tune(
 
 
 def plan_trials(config: Config, searched: Sequence[ArmTuner], seeds: Sequence[int], sources: Mapping[str, str]) -> Plan:
-    """The union DAG of the trials that come next, of all arms."""
+    """The union DAG of the trials that come next, of all arms. They are judged by the deployed model alone."""
     trials = {name: arm for tuner in searched for name, arm in tuner.ask().items()}
-    return plan(with_arms(config, trials), list(trials), seeds, sources)
+    return only_deployed(plan(with_arms(config, trials), list(trials), seeds, sources))
 
 
 def allocation(
