@@ -20,11 +20,12 @@ from flows.experiment import (
     experiment,
 )
 from s2d_core.config.stages import ArmConfig
+from tasks.jobs import stop_owned_jobs
 
 ExtraArms = Annotated[dict[str, ArmConfig], Field(description="Arms of your own by name, run beside the others")]
 
 
-@flow(name="ablations", task_runner=TASK_RUNNER, validate_parameters=True)  # type: ignore[arg-type]
+@flow(name="ablations", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
 def ablations(
     recipe: Recipe = "small_world",
     arms: Arms = None,

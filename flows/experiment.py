@@ -30,6 +30,7 @@ from s2d_core.plan import Plan
 from s2d_core.report.data import headline
 from s2d_core.spec import StageResult
 from s2d_core.store import Store
+from tasks.links import publish_links
 from tasks.planning import CACHED, describe, mermaid, reasons
 from tasks.report import arm_rows, contrast_rows, make_report
 from tasks.stage import Listener, Runner, run_stage
@@ -85,7 +86,9 @@ class Session:
 
     @cached_property
     def runner(self) -> Runner:
-        return Runner(self.config, Tracker(self.config, self.seeds, self.arms), _listener.get())
+        tracker = Tracker(self.config, self.seeds, self.arms)
+        publish_links(tracker, self.config.launch)
+        return Runner(self.config, tracker, _listener.get())
 
     def run(self, planned: Plan, why: dict[str, str]) -> list[str]:
         """Run what is missing of ``planned``, ``why`` being its ``reasons``; returns what failed, in words."""
