@@ -29,11 +29,11 @@ endif
 
 setup: $(INSTALLED)
 
-$(INSTALLED): docker/requirements-cpu.txt pyproject.toml
+$(INSTALLED): docker/requirements-cpu.txt docker/requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(CPU_INDEX) -r $<
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(CPU_INDEX) -r $< -r docker/requirements-dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -94,7 +94,7 @@ class Session:
         """Run what is missing of ``planned``, ``why`` being its ``reasons``; returns what failed, in words."""
         if not self._connected and any(reason != CACHED for reason in why.values()):
             self._connected = True  # a run with everything finished never starts Ray
-            connect(self.config)
+            connect(self.config, [planned.specs[f] for f, reason in why.items() if reason != CACHED])
         self.runner.learn(planned.specs)
         futures = self._submit(planned)
         wait(list(futures.values()))

@@ -14,6 +14,7 @@ from s2d_core.config.schema import Config
 from s2d_core.data import guard
 from s2d_core.errors import DataError, ResourceError
 from s2d_core.rewards.verifier import Verifier
+from s2d_core.workers import COMPUTING, stage_workers
 
 GIB = 1 << 30
 
@@ -107,7 +108,8 @@ def _check_machine(config: Config, paths: dict[str, Path]) -> None:
             f"store = {config.store!r}: the run needs about {disk / GIB + 0.25:.1f} GiB of disk, {free / GIB:.1f} GiB "
             "are free; free some, name another store, or lower training.checkpoints_kept"
         )
-    if config.training.gpus_per_worker or config.launch.address not in ("local",):
+    on_gpus = any(stage_workers(config, stage)[0].gpus_per_worker for stage in COMPUTING)
+    if on_gpus or config.launch.address not in ("local",):
         return  # the memory that counts is not this process's
     memory = 4 * max(sizes.values()) + 2 * sum(sizes.values())
     available = psutil.virtual_memory().available

@@ -58,6 +58,24 @@ def test_how_a_stage_is_executed_does_not_change_its_fingerprint_but_engine_and_
     assert replanned("training.dtype=bfloat16")[1] != stages[1]
 
 
+def test_a_stage_s_own_resources_reach_only_its_execution():
+    own = ["resources.teacher_rl.training={workers: 8, gpus_per_worker: 1}", "resources.opd.rollouts.workers=2"]
+    plain, changed = (plan(load_config("small_world", overrides), ["full"], [0]) for overrides in ([], own))
+    assert list(plain.specs) == list(changed.specs)
+    by_name = {spec.name: spec.execution for spec in changed.specs.values()}
+    assert by_name["teacher_rl"]["training"]["workers"] == 8
+    assert by_name["teacher_rl"]["training"]["gpus_per_worker"] == 1
+    assert by_name["opd"]["rollouts"]["workers"] == 2
+    assert by_name["warmup"] == {spec.name: spec for spec in plain.specs.values()}["warmup"].execution
+
+
+def test_stages_that_only_read_and_write_files_take_no_gpu():
+    result = plan(load_config("small_world", ["training={workers: 2, gpus_per_worker: 1}"]), ["direct_grpo"], [0])
+    by_name = {spec.name: spec.execution["training"] for spec in result.specs.values()}
+    assert (by_name["data"]["workers"], by_name["data"]["gpus_per_worker"]) == (1, 0)
+    assert (by_name["evaluate"]["workers"], by_name["evaluate"]["gpus_per_worker"]) == (2, 1)
+
+
 def test_seeds_train_apart_and_cycle_over_the_pretrained_pairs():
     result = plan(load_config("small_world"), ["full"], [0, 1, 2, 3])
     of_seed = [result.arms["full"][seed].stages for seed in range(4)]

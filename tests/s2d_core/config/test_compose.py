@@ -64,6 +64,13 @@ def test_an_override_reaches_into_lists():
         ("arms.full.stages.9.set.steps=3", ["arms.full.stages.9.set.steps=3"]),
         ("arms.full.stages.last.set.steps=3", ["arms.full.stages.last.set.steps=3"]),
         ("no_equals_sign", ["no_equals_sign", "key=value"]),
+        ("resources.teacher.training.workers=8", ["resources.teacher", "no such stage", "teacher_rl", "evaluate"]),
+        ("resources.opd.training.workers=0", ["resources.opd.training.workers = 0", "greater than or equal to 1"]),
+        ("resources.opd.workers=8", ["resources.opd.workers = 8", "training", "rollouts"]),
+        ("resources.opd.rollouts.gpus_per_worker=1", ["resources.opd.rollouts", "workers = 0", "raise workers"]),
+        ("training={workers: 2, gpus_per_worker: 0.5}", ["gpus_per_worker = 0.5", "workers = 2", "whole GPUs"]),
+        ("training.gpus_per_worker=1.5", ["gpus_per_worker = 1.5", "a share of one GPU, or a whole number"]),
+        ("training.resources_per_worker={GPU: 1}", ["training.resources_per_worker", "gpus_per_worker instead"]),
     ],
 )
 def test_a_wrong_setting_gets_one_error_that_names_key_value_and_what_is_allowed(override, named):
