@@ -26,7 +26,7 @@ def test_the_full_arm_is_the_stage_table_in_order():
 
 
 def test_stages_that_two_arms_share_are_planned_once():
-    config = load_config("small_world")
+    config = load_config("small_world", ["arms.warmup_only.stages=[{stage: teacher_rl}, {stage: warmup}]"])
     result = plan(config, ["full", "warmup_only"], [0])
     full, short = result.arms["full"][0], result.arms["warmup_only"][0]
     assert short.stages == full.stages[:-1]
@@ -184,4 +184,5 @@ def test_half_split_and_replay_differ_in_the_labels_of_stage_3_alone():
     assert split[:-1] == replay[:-1]
     ours, control = (result.specs[stages[-1]].settings for stages in (split, replay))
     assert ours.pop("problems") == "held_out" and control.pop("problems") == "labelled"
+    assert ours["optimiser"].pop("lr") > 0 and control["optimiser"].pop("lr") > 0  # each has been tuned
     assert ours == control
