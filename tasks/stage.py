@@ -16,6 +16,7 @@ from s2d_core.config.schema import Config
 from s2d_core.errors import ResourceError, S2DError, StageError
 from s2d_core.launch import Handle, launch
 from s2d_core.launch.cluster import stage_resources
+from s2d_core.launch.head import Head
 from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
 from tasks.follow import StageFollower, describe
@@ -48,6 +49,7 @@ class Runner:
         self.priorities: dict[str, float] = {}
         self.store, self.slots = Store(config.store), Slots(parallel)
         self.tell: Listener = listener or (lambda spec, done, steps, state: None)
+        self.head = Head(config.launch)
         self.cached: set[str] = set()
         self._stopped = threading.Event()
         self._running: set[str] = set()
@@ -113,6 +115,7 @@ class Runner:
         gates.require(self.config.gates, self.store, self.specs, spec)
         logger, directory = get_run_logger(), self.store.dir(spec)
         logger.info("%s: running in %s", spec.id, directory)
+        self.head.check()
         if self.config.launch.mode == "job":
             claim(directory)
         handle = launch(spec, self.config.launch)
@@ -121,9 +124,10 @@ class Runner:
             self._follow(spec, handle, run_id)
             result = handle.result()
         except BaseException as error:
-            handle.cancel()
-            # Neither a retry nor the end of the run may meet it alive.
-            handle.wait(STOP_S if isinstance(error, StoppedError) else GRACE_S)
+            if not self.head.lost:
+                handle.cancel()
+                # Neither a retry nor the end of the run may meet it alive.
+                handle.wait(STOP_S if isinstance(error, StoppedError) else GRACE_S)
             self.tracker.fail(run_id)
             self.tell(spec, 0, 1, "failed")
             raise error
@@ -157,6 +161,7 @@ class Runner:
                 elif not logged and not ended:
                     self.tell(spec, 0, steps or 1, "starting" if began else "waiting")
                 self._go_on()
+                self.head.check()
                 if began is None and self.store.started(spec):
                     began = time.monotonic()
                 elif began is None and launched and time.monotonic() - launched > WAIT_SAID_S:

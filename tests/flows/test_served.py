@@ -1,32 +1,22 @@
-"""Runs as a served system has them: triggered on a Prefect server, executed by a worker's process, stages on a Ray head
-that others own. Cancelled or killed in the middle, each ends in a state that says so; triggered again, it goes on."""
+"""Runs as a served system has them: executed by a worker's process, their stages on a Ray head that others own.
+Cancelled or killed in the middle, each ends in a state that says so; triggered again, it goes on."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import psutil
 import pytest
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun
-from prefect.settings import get_current_settings
-from prefect.states import Cancelling
+from served import Served, eventually
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-POOL, STEPS = "served", 100_000
+STEPS = 100_000
 
 
 def free_port() -> int:
@@ -34,15 +24,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def eventually(condition: Callable[[], Any], seconds: float, what: str) -> float:
-    """Wait until ``condition``; returns how long it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, f"not within {seconds:g} s: {what}"
-        time.sleep(0.2)
-    return time.monotonic() - began
 
 
 def answers(port: int) -> bool:
@@ -60,6 +41,14 @@ class Head:
         self.command += [f"--dashboard-agent-listen-port={self.agent_port}", f"--ray-client-server-port={client}"]
         self.command += ["--node-ip-address=127.0.0.1", "--object-store-memory=104857600", "--disable-usage-stats"]
 
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
     def start(self) -> None:
         self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for port in (self.port, self.dashboard_port, self.agent_port):
@@ -69,13 +58,21 @@ class Head:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def training(self) -> list[psutil.Process]:
-        """Processes that train; Ray names them by what they do, a job is named by its entry point."""
-        named = [(process, " ".join(_quietly(process.cmdline))) for process in self.processes()]
-        return [process for process, name in named if "pretrain_student" in name]
+        """Processes that train: Ray names a task's by the stage, and a job's has the stage's spec as its argument."""
+        found = []
+        for process in self.processes():
+            try:
+                if "pretrain_student" in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
 
     def lose(self) -> None:
+        """As if its machine were gone."""
         for process in [*self.processes(), psutil.Process(self.process.pid)]:
-            _quietly(process.kill)
+            if process.is_running():
+                process.kill()
         self.process.wait(60)
 
     def stop(self) -> None:
@@ -84,54 +81,26 @@ class Head:
             self.process.wait(60)
 
 
-def _quietly(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except psutil.NoSuchProcess:
-        return ()
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    head = Head()
+    head.start()
+    yield head
+    head.stop()
 
 
-@dataclass
-class System:
-    """The server's client, the head, and the deployment."""
-
-    client: SyncPrefectClient
-    head: Head
-    deployment: UUID
-
-    def trigger(self, store: Path, *overrides: str) -> UUID:
-        settings = [f"store={store}", f"stages.pretrain_student.steps={STEPS}", "training.checkpoint_every=20"]
-        parameters = {"recipe": "smoke", "arms": ["direct_grpo"], "overrides": [*settings, *overrides]}
-        return self.client.create_flow_run_from_deployment(self.deployment, parameters=parameters).id
-
-    def read(self, run: UUID) -> FlowRun:
-        return self.client.read_flow_run(run)
-
-    def ends(self, run: UUID, seconds: float = 120) -> tuple[str, str]:
-        """Name and message of the state a run ends in."""
-        eventually(lambda: self.read(run).state.is_final(), seconds, "the run ends")  # type: ignore[union-attr]
-        state = self.read(run).state
-        assert state is not None
-        return str(state.name), str(state.message)
-
-    def process(self, run: UUID) -> psutil.Process:
-        return psutil.Process(int(str(self.read(run).infrastructure_pid).rpartition(":")[2]))
-
-    def cancel(self, run: UUID) -> None:
-        """What the button in the UI does."""
-        self.client.set_flow_run_state(run, Cancelling())
-
-    def attached(self) -> str:
-        return f"launch.address=127.0.0.1:{self.head.port}"
+def parameters(store: Path, *overrides: str) -> dict[str, Any]:
+    """A run whose first training does not end by itself."""
+    settings = [f"store={store}", f"stages.pretrain_student.steps={STEPS}", "training.checkpoint_every=20"]
+    return {"recipe": "smoke", "arms": ["direct_grpo"], "overrides": [*settings, *overrides]}
 
 
 def steps(store: Path) -> list[int]:
     files = list(store.glob("stages/pretrain_student-*/metrics.jsonl"))
-    lines = files[0].read_text().splitlines() if files else []
-    return [json.loads(line)["step"] for line in lines]
+    return [json.loads(line)["step"] for line in files[0].read_text().splitlines()] if files else []
 
 
-def is_training(store: Path, beyond: int = 20) -> Callable[[], bool]:
+def trains(store: Path, beyond: int = 20) -> Callable[[], bool]:
     """Has a checkpoint, and has logged a step later than ``beyond``?"""
 
     def check() -> bool:
@@ -140,105 +109,70 @@ def is_training(store: Path, beyond: int = 20) -> Callable[[], bool]:
     return check
 
 
-@contextmanager
-def worker(environment: dict[str, str]) -> Iterator[None]:
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def system(prefect_server: None) -> Iterator[System]:
-    from flows.sparse_to_dense import sparse_to_dense
-
-    environment = os.environ | {
-        "PREFECT_API_URL": str(get_current_settings().api.url),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
-    }
-    head = Head()
-    with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-        source = sparse_to_dense.from_source(str(ROOT), "flows/sparse_to_dense.py:sparse_to_dense")
-        deployment = source.deploy("served", work_pool_name=POOL, print_next_steps=False)
-        head.start()
-        try:
-            with worker(environment):
-                yield System(client, head, deployment)
-        finally:
-            head.stop()
-
-
 def test_a_cancelled_run_frees_its_workers_within_15_seconds_and_the_next_one_goes_on(
-    system: System, tmp_path: Path
+    served: Served, head: Head, tmp_path: Path
 ) -> None:
-    run = system.trigger(tmp_path, system.attached())
-    eventually(is_training(tmp_path), 240, "training")
-    system.cancel(run)
-    assert eventually(lambda: not system.head.training(), 60, "the workers are gone") < 15
-    assert system.ends(run)[0] == "Cancelled"
+    settings = parameters(tmp_path, f"launch.address={head.address}")
+    run = served.trigger(settings)
+    eventually(trains(tmp_path), 240, "training")
+    assert head.training()
+    served.cancel(run)
+    assert eventually(lambda: not head.training(), 60, "the workers are gone") < 15
+    assert served.ends(run)[0] == "Cancelled"
     done = max(steps(tmp_path))
     assert done < STEPS and any(tmp_path.glob("stages/pretrain_student-*/checkpoints/step_*"))
 
-    again = system.trigger(tmp_path, system.attached())
-    eventually(is_training(tmp_path, beyond=done), 240, "training goes on")
+    again = served.trigger(settings)
+    eventually(trains(tmp_path, beyond=done), 240, "training goes on")
     counted = steps(tmp_path)
     assert counted == list(range(1, len(counted) + 1))  # not begun anew: every step is there once
 
-    system.process(again).kill()
-    assert system.ends(again)[0] == "Crashed"
-    eventually(lambda: not system.head.training(), 60, "the workers end with their driver")
+    served.process(again).kill()
+    name, message = served.ends(again)
+    assert name == "Crashed" and "-9" in message
+    eventually(lambda: not head.training(), 60, "the workers end with their driver")
 
 
 def test_a_job_outlives_its_killed_run_and_ends_with_the_cancelled_one_that_took_it_over(
-    system: System, tmp_path: Path
+    served: Served, head: Head, tmp_path: Path
 ) -> None:
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    address = f"http://127.0.0.1:{system.head.dashboard_port}"
-    overrides = ["launch.mode=job", f"launch.address={address}"]
-    jobs = JobSubmissionClient(address)
+    settings = parameters(tmp_path, "launch.mode=job", f"launch.address={head.dashboard}")
+    jobs = JobSubmissionClient(head.dashboard)
 
-    def training_jobs() -> list[Any]:
-        return [job for job in jobs.list_jobs() if (job.submission_id or "").startswith("pretrain_student")]
+    def job() -> Any:
+        (only,) = [each for each in jobs.list_jobs() if (each.submission_id or "").startswith("pretrain_student")]
+        return only
 
-    run = system.trigger(tmp_path, *overrides)
-    eventually(is_training(tmp_path), 240, "training")
-    system.process(run).kill()
-    assert system.ends(run)[0] == "Crashed"
-    (job,) = training_jobs()
-    assert job.status == JobStatus.RUNNING
+    run = served.trigger(settings)
+    eventually(trains(tmp_path), 240, "training")
+    served.process(run).kill()
+    assert served.ends(run)[0] == "Crashed"
+    assert job().status == JobStatus.RUNNING
 
-    again = system.trigger(tmp_path, *overrides)
-    owner = next(tmp_path.glob("stages/pretrain_student-*/owner"))
-    eventually(lambda: owner.read_text() == str(again), 120, "the run takes the job over")
-    # A run that can no longer stop anything itself: Prefect kills it, and calls the hook.
-    system.process(again).send_signal(signal.SIGSTOP)
-    system.cancel(again)
-    assert system.ends(again)[0] == "Cancelled"
-    (job,) = training_jobs()
-    assert job.status == JobStatus.STOPPED
-    eventually(lambda: not system.head.training(), 15, "the workers are gone")
+    again = served.trigger(settings)
+    (owner,) = tmp_path.glob("stages/pretrain_student-*/owner")
+    eventually(lambda: owner.read_text() == str(again), 240, "the next run takes the job over")
+    # A run that cannot stop anything itself: Prefect kills it 30 s later and calls the hook.
+    served.process(again).send_signal(signal.SIGSTOP)
+    served.cancel(again)
+    assert served.ends(again)[0] == "Cancelled"
+    eventually(lambda: job().status == JobStatus.STOPPED and not head.training(), 15, "the job has ended")
 
 
-def test_a_lost_head_is_named_and_a_run_after_its_return_goes_on(system: System, tmp_path: Path) -> None:
-    run = system.trigger(tmp_path, system.attached())
-    eventually(is_training(tmp_path), 240, "training")
-    system.head.lose()
-    name, message = system.ends(run)
-    print(name, message)
-    assert name in ("Failed", "Crashed")
-    without = system.trigger(tmp_path, system.attached())
-    name, message = system.ends(without)
+def test_a_lost_head_is_told_and_a_run_after_its_return_goes_on(served: Served, head: Head, tmp_path: Path) -> None:
+    settings = parameters(tmp_path, f"launch.address={head.address}", "launch.retries=0")
+    run = served.trigger(settings)
+    eventually(trains(tmp_path), 240, "training")
+    head.lose()
+    assert served.ends(run)[0] in ("Failed", "Crashed")
+    name, message = served.ends(served.trigger(settings))
     assert name == "Failed" and "no Ray cluster answers there" in message
 
     done = max(steps(tmp_path))
-    system.head.start()
-    last = system.trigger(tmp_path, system.attached())
-    eventually(is_training(tmp_path, beyond=done), 240, "training goes on")
-    system.cancel(last)
-    assert system.ends(last)[0] == "Cancelled"
+    head.start()
+    last = served.trigger(settings)
+    eventually(trains(tmp_path, beyond=done), 240, "training goes on")
+    served.cancel(last)
+    assert served.ends(last)[0] == "Cancelled"
