@@ -8,12 +8,14 @@ from pydantic import Field
 
 from flows import prepare
 from flows.experiment import TASK_RUNNER, Arms, DryRun, Overrides, Recipe, Seeds, command_line, comparison, experiment
+from flows.form import documented
 from s2d_core.config.stages import ArmConfig
 
 ExtraArms = Annotated[dict[str, ArmConfig], Field(description="Arms of your own by name, run beside the others")]
 
 
 @flow(name="ablations", task_runner=TASK_RUNNER, validate_parameters=True)  # type: ignore[arg-type]
+@documented
 def ablations(
     recipe: Recipe = "small_world",
     arms: Arms = None,

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from flows import prepare
 from flows.experiment import TASK_RUNNER, DryRun, Overrides, Recipe, Seeds, command_line, comparison, experiment
+from flows.form import documented
 
 FinishedArms = Annotated[list[str], Field(description="Arms of the recipe that are trained already")]
 Checkpoints = Annotated[list[str], Field(description="Hugging Face model folders or Hub ids")]
@@ -15,6 +16,7 @@ Split = Annotated[Literal["test", "validation"], Field(description="Problems to 
 
 
 @flow(name="evaluate", task_runner=TASK_RUNNER, validate_parameters=True)  # type: ignore[arg-type]
+@documented
 def evaluate(
     checkpoints: Checkpoints = [],  # noqa: B006
     arms: FinishedArms = [],  # noqa: B006

@@ -8,11 +8,13 @@ from pydantic import Field
 
 from flows import prepare
 from flows.experiment import TASK_RUNNER, DryRun, Overrides, Recipe, Seeds, command_line, comparison, experiment
+from flows.form import documented
 
 DefaultArms = Annotated[list[str] | None, Field(description="Arms to run; none: the recipe's default_arms")]
 
 
 @flow(name="sparse_to_dense", task_runner=TASK_RUNNER, validate_parameters=True)  # type: ignore[arg-type]
+@documented
 def sparse_to_dense(
     recipe: Recipe = "small_world",
     arms: DefaultArms = None,

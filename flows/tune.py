@@ -21,6 +21,7 @@ from flows.experiment import (
     only_planned,
     session,
 )
+from flows.form import documented
 from s2d_core.plan import Plan
 from s2d_core.report.tuning import overlay, tuning_summary
 from s2d_core.store import Store
@@ -31,6 +32,7 @@ Trials = Annotated[int, Field(description="Learning rates tried for each stage o
 
 
 @flow(name="tune", task_runner=TASK_RUNNER, validate_parameters=True)  # type: ignore[arg-type]
+@documented
 def tune(
     recipe: Recipe = "small_world",
     arms: Arms = None,
