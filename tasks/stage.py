@@ -18,6 +18,7 @@ from s2d_core.launch import Handle, launch
 from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
 from tasks.follow import StageFollower, describe
+from tasks.jobs import claim
 from tasks.locks import exclusive
 from tasks.slots import Slots, priorities
 from tasks.tracking import Tracker
@@ -110,6 +111,8 @@ class Runner:
         gates.require(self.config.gates, self.store, self.specs, spec)
         logger, directory = get_run_logger(), self.store.dir(spec)
         logger.info("%s: running in %s", spec.id, directory)
+        if self.config.launch.mode == "job":
+            claim(directory)
         handle = launch(spec, self.config.launch)
         run_id = self.tracker.start(spec)
         try:

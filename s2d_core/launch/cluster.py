@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from s2d_core.config.schema import Config
+from s2d_core.config.schema import Config, LaunchConfig
 from s2d_core.errors import ResourceError
 
 OBJECT_STORE_BYTES = 256 << 20
@@ -43,6 +43,18 @@ def disconnect() -> None:
 
     if ray.is_initialized():
         ray.shutdown()
+
+
+def dashboard(launch: LaunchConfig) -> str | None:
+    """Address of the Ray dashboard of the cluster that stages run on; None where there is none."""
+    if launch.mode == "job":
+        return launch.address
+    import ray
+
+    if launch.mode != "ray" or not ray.is_initialized():
+        return None
+    address = ray.init(ignore_reinit_error=True).dashboard_url  # attached already: only says where to
+    return f"http://{address}" if address else None
 
 
 def stage_resources(config: Config) -> dict[str, float]:

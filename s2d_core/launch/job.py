@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from s2d_core.config.schema import LaunchConfig
@@ -12,6 +13,18 @@ from s2d_core.store import Store
 POLL_S = 0.5
 AGENT_SECONDS = 120.0
 LOG_TAIL = 20
+
+
+def stop_jobs(address: str, stages: Collection[str]) -> list[str]:
+    """Ask every running job of the stages with these ids to stop; returns the jobs' submission ids."""
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(address)
+    running = [job.submission_id or "" for job in client.list_jobs() if not job.status.is_terminal()]
+    stopped = [submission for submission in running if submission.rpartition("-")[0] in stages]
+    for submission in stopped:
+        client.stop_job(submission)
+    return stopped
 
 
 class RayJob:

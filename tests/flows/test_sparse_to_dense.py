@@ -110,6 +110,22 @@ def test_stages_are_tasks_and_the_end_has_tables_and_pictures(finished: tuple[Pa
     assert [artifact.data for artifact in progress] == [100.0]
 
 
+def test_a_verdict_other_than_expected_fails_the_run_and_leaves_its_report(
+    finished: tuple[Path, State[Outcome]],
+) -> None:
+    root, _ = finished
+    report = root / "latest" / "report.json"
+    (contrast,) = json.loads(report.read_text())["contrasts"]
+    found, written = contrast["verdict"], report.resolve()
+    other = next(verdict for verdict in ("holds", "undecided") if verdict != found)
+    assert run(root, expect={contrast["name"]: found}).is_completed()
+    state = run(root, expect={contrast["name"]: other})
+    assert state.is_failed()
+    message = str(state.message)
+    assert message.startswith(f"{contrast['name']}: expected {other!r}, found {found!r}") and "interval" in message
+    assert report.resolve() != written
+
+
 def test_one_arms_failure_leaves_the_others_running_and_fails_the_flow(
     finished: tuple[Path, State[Outcome]], tmp_path: Path
 ) -> None:
