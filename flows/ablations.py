@@ -19,6 +19,7 @@ from flows.experiment import (
     comparison,
     experiment,
 )
+from flows.form import documented
 from s2d_core.config.stages import ArmConfig
 from tasks.jobs import stop_owned_jobs
 
@@ -26,6 +27,7 @@ ExtraArms = Annotated[dict[str, ArmConfig], Field(description="Arms of your own 
 
 
 @flow(name="ablations", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@documented
 def ablations(
     recipe: Recipe = "small_world",
     arms: Arms = None,

@@ -17,6 +17,7 @@ from flows.experiment import (
     command_line,
     experiment,
 )
+from flows.form import documented
 from s2d_core.report.allocation import allocation_summary
 from s2d_core.report.results import Results
 from s2d_core.store import Store
@@ -32,6 +33,7 @@ Mixed = Annotated[str | None, Field(description="Arm whose stages are those betw
 
 
 @flow(name="allocation", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@documented
 def allocation(
     recipe: Recipe = "small_world",
     shares: Shares = [0.0, 0.25, 0.5, 0.75, 1.0],  # noqa: B006

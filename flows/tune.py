@@ -21,6 +21,7 @@ from flows.experiment import (
     only_planned,
     session,
 )
+from flows.form import documented
 from s2d_core.plan import Plan
 from s2d_core.report.tuning import overlay, tuning_summary
 from s2d_core.store import Store
@@ -32,6 +33,7 @@ Trials = Annotated[int, Field(description="Learning rates tried for each stage o
 
 
 @flow(name="tune", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@documented
 def tune(
     recipe: Recipe = "small_world",
     arms: Arms = None,

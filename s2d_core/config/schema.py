@@ -1,6 +1,7 @@
 """The one configuration object. Frozen, typed, and strict: an unknown key or an impossible value is an error.
 
-Recipes are YAML under ``recipes/``; ``compose.py`` merges them with overrides and validates the result here.
+Recipes are YAML under ``recipes/``; ``compose.py`` merges them with the site's file and overrides, and validates the
+result here.
 Nothing reads environment variables or files for settings after that, secrets aside.
 """
 

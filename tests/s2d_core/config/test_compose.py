@@ -136,3 +136,34 @@ def test_a_further_arm_is_held_to_the_same_rules_as_a_recipe_s():
         with_arms(config, {"mine": dense})
     with pytest.raises(ConfigError, match=r"arms = \['full'\].*choose others"):
         with_arms(config, {"full": config.arms["full"]})
+
+
+def test_the_site_says_where_a_run_goes_and_an_override_has_the_last_word(tmp_path, monkeypatch):
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        "store: /site\nlaunch: {mode: ray, address: '127.0.0.1:1'}\ntracking: {uri: 'http://127.0.0.1:2'}\n"
+    )
+    monkeypatch.setenv("S2D_SITE", str(site))
+    config = load_config("smoke", ["store=/mine"])
+    assert (config.store, config.launch.address, config.tracking.uri) == (
+        "/mine",
+        "127.0.0.1:1",
+        "http://127.0.0.1:2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "named"), [("stages: {opd: {steps: 3}}", "stages.*allowed: store"), ("[1]", "mapping")]
+)
+def test_a_site_cannot_change_what_is_trained(tmp_path, monkeypatch, content, named):
+    site = tmp_path / "site.yaml"
+    site.write_text(content)
+    monkeypatch.setenv("S2D_SITE", str(site))
+    with pytest.raises(ConfigError, match=rf"S2D_SITE.*{named}"):
+        load_config("smoke")
+
+
+def test_a_site_file_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("S2D_SITE", "/nowhere/site.yaml")
+    with pytest.raises(ConfigError, match=r"/nowhere/site\.yaml.*unset"):
+        load_config("smoke")
