@@ -53,7 +53,10 @@ def services(settings: Settings) -> list[Service]:
 
 
 def _prefect(settings: Settings) -> Service:
-    environment = {"PREFECT_SERVER_UI_API_URL": settings.api}
+    environment = {
+        "PREFECT_SERVER_UI_API_URL": settings.api,
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # seconds that SQLite waits for its lock; by default 10
+    }
     if secret := os.environ.get("PREFECT_API_AUTH_STRING"):
         environment["PREFECT_SERVER_API_AUTH_STRING"] = secret
     if url := database("prefect", "postgresql+asyncpg"):
@@ -133,8 +136,9 @@ def _listen(settings: Settings, service: str) -> list[str]:
 
 @cache
 def _client() -> httpx.Client:
-    """One for all questions: making one is expensive. Proxies are not asked for addresses of this machine."""
-    return httpx.Client(timeout=5.0, trust_env=False)
+    """One for all questions: making one is expensive. Proxies are not asked for addresses of this machine, and a busy
+    service is given time: one that does not answer is ended and started again."""
+    return httpx.Client(timeout=30.0, trust_env=False)
 
 
 def answers(url: str) -> bool:

@@ -124,7 +124,7 @@ def _spawn(settings: Settings, service: Service) -> subprocess.Popen[bytes]:
 def _register(settings: Settings) -> None:
     """In a process of its own: Prefect reads its environment when it is imported."""
     command = [sys.executable, "-m", "deployments.register"]
-    done = subprocess.run(command, env=settings.environment, capture_output=True, text=True, timeout=START_SECONDS)
+    done = subprocess.run(command, env=settings.environment, capture_output=True, text=True)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()[-LOG_LINES:]
         raise ResourceError("the deployments could not be registered:\n" + "\n".join(lines))
@@ -149,7 +149,7 @@ def show(settings: Settings) -> bool:
     return healthy
 
 
-def main(words: list[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deployments.stack", description=__doc__)
     parser.add_argument("action", choices=("start", "stop", "status"))
     parser.add_argument(
@@ -159,7 +159,11 @@ def main(words: list[str] | None = None) -> int:
     for name, port in PORTS.items():
         parser.add_argument(f"--{name}-port", type=int, default=port, help="default: %(default)s")
     parser.add_argument("--cpus", type=int, help="processors that Ray hands out (default: all)")
-    arguments = parser.parse_args(words)
+    return parser
+
+
+def main(words: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(words)
     data = arguments.data.absolute()
     try:
         if arguments.action == "stop":
@@ -170,15 +174,15 @@ def main(words: list[str] | None = None) -> int:
         ports = {name: getattr(arguments, f"{name}_port") for name in PORTS}
         settings = Settings(data, arguments.host, ports, arguments.cpus)
         start(settings)
-        show(settings)
+        healthy = show(settings)
         print(f"for prefect and python -m flows in this terminal: export PREFECT_API_URL={settings.api}")
-    except S2DError as error:
+        return 0 if healthy else 1
+    except (S2DError, OSError) as error:  # a full disk or a folder of somebody else's says so itself
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; what had just been started is ended again", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ python=${PYTHON:-python3}
 log=$(mktemp)
 watching=
 showing=
-trap 'kill $watching $showing 2>/dev/null; rm -f "$log"' EXIT
+trap 'kill $watching $showing 2>/dev/null || true; rm -f "$log"' EXIT
 
 prefect() { "$python" -m prefect --no-prompt "$@"; }
 
@@ -44,6 +44,7 @@ showing=$!
     --watch --watch-timeout "${WATCH_TIMEOUT:-3600}" >"$log" 2>&1 &
 watching=$!
 wait "$watching" || true # the state says how the run ended, and whether it has
+sleep 1                  # until the last lines are shown
 
 run=$(run_id)
 [ -n "$run" ] || exit 2 # refused: the log says why

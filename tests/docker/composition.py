@@ -112,7 +112,7 @@ class Composition:
             process.wait(60)
 
     def _sqlite(self, value: str) -> str:
-        for scheme, instead in (("postgresql+asyncpg", "sqlite+aiosqlite"), ("postgresql", "sqlite")):
+        for scheme, instead in (("postgresql+asyncpg", "sqlite+aiosqlite"), ("postgresql+psycopg2", "sqlite")):
             value = re.sub(rf"^{re.escape(scheme)}://.*/(\w+)$", rf"{instead}:///{self.folder}/data/\1.db", value)
         return value
 
