@@ -20,7 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 
 RECIPES = Path(__file__).parent / "recipes"
 SITE = "S2D_SITE"  # names a YAML file: where and how runs of this machine or cluster are executed
-SITE_KEYS = ("store", "launch", "tracking", "training", "rollouts", "verifier")  # none of them enters a fingerprint
+SITE_KEYS = ("store", "launch", "tracking", "training", "rollouts", "verifier")  # how and where, not what
 
 
 def recipe_names() -> list[str]:
