@@ -1,4 +1,5 @@
-"""``python -m deployments.register``: work pools, deployments and schedules, on whatever Prefect API is configured.
+"""``python -m deployments.register``: work pools, deployments, schedules and automations, on whatever Prefect API is
+configured.
 
 Everything is validated before the first of them is written, and doing it again changes nothing but what has changed.
 """
@@ -18,6 +19,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 
+from deployments.automations import register_automations
 from deployments.definitions import (
     DeploymentDefinition,
     PoolDefinition,
@@ -43,6 +45,8 @@ def register(pool: str) -> None:
             _pool(client, name, definition)
         for deployment in found.deployments:
             _deploy(client, deployment, pool)
+        for name in register_automations(client):
+            print(f"registered {name}")
         if not any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(pool)):
             hint = f"make serve, or prefect worker start --pool {pool}"
             print(f"no worker serves {pool} now, and runs wait until one does: {hint}", file=sys.stderr)
