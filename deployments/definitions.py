@@ -1,4 +1,4 @@
-"""``prefect.yaml``, read and validated as a whole before anything is registered."""
+"""``deployments.yaml``, read and validated as a whole before anything is registered."""
 
 import hashlib
 import importlib
@@ -18,7 +18,7 @@ from s2d_core.config.base import Positive, Strict
 from s2d_core.config.compose import load_config, validate
 from s2d_core.errors import ConfigError
 
-FILE = Path(__file__).parent / "prefect.yaml"
+FILE = Path(__file__).parent / "deployments.yaml"
 
 
 class PoolDefinition(Strict):

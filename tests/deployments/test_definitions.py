@@ -13,7 +13,7 @@ def broken(tmp_path: Path, **changes: object) -> Path:
     """The shipped file, with ``changes`` to its deployment small-world."""
     content = yaml.safe_load(FILE.read_text())
     next(each for each in content["deployments"] if each["name"] == "small-world").update(changes)
-    path = tmp_path / "prefect.yaml"
+    path = tmp_path / "deployments.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
 
