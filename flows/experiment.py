@@ -21,6 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.prepare import NOTHING, Prepared
+from s2d_core.config.compose import recipe_names
 from s2d_core.config.schema import Config
 from s2d_core.errors import S2DError
 from s2d_core.evaluation.comparison import Verdict
@@ -40,7 +41,7 @@ MOST_TASKS = 256  # waiting ones included; how many stages really run at once is
 TASK_RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=MOST_TASKS)
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
-Recipe = Annotated[str, Field(description="Name of a shipped recipe, or path of a YAML file")]
+Recipe = Annotated[str, Field(description=f"Shipped recipe ({', '.join(recipe_names())}), or path of a YAML file")]
 Arms = Annotated[list[str] | None, Field(description="Arms to run; none: all of the recipe's")]
 Seeds = Annotated[list[int], Field(description="Each seed trains every arm once")]
 Overrides = Annotated[list[str], Field(description="key=value, e.g. stages.opd.steps=100")]

@@ -16,7 +16,7 @@ from s2d_core.errors import CheckpointError, ConfigError
 from s2d_core.evaluation.comparison import Verdict
 from s2d_core.expectations import check_expectations
 from s2d_core.plan import Plan, only_deployed, plan, plan_evaluations
-from s2d_core.preflight import preflight
+from s2d_core.preflight import preflight, source_hashes
 from s2d_core.store import Store
 from s2d_core.training.model_files import content_hash, locate_model
 from s2d_core.tuning import ArmTuner, tuners
@@ -130,6 +130,17 @@ def evaluate(
         _check_finished(finished, Store(config.store))
         planned = Plan(planned.specs | finished.specs, planned.arms | finished.arms)
     return Prepared(config, planned, sources)
+
+
+def prune(recipes: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]) -> tuple[Store, set[str]]:
+    """The store of ``recipes``, and the fingerprints of all stages of all their arms."""
+    configs = [_compose(recipe, overrides) for recipe in recipes]
+    if len(stores := {config.store for config in configs}) != 1:
+        raise ConfigError(
+            f"recipes = {list(recipes)}: give recipes of one store; these have {sorted(stores) or 'none'}"
+        )
+    plans = [plan(config, list(config.arms), seeds, source_hashes(config)) for config in configs]
+    return Store(stores.pop()), {fingerprint for each in plans for fingerprint in each.specs}
 
 
 def _check_finished(planned: Plan, store: Store) -> None:

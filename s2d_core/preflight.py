@@ -23,6 +23,18 @@ def preflight(config: Config) -> dict[str, str]:
 
     Raises CheckpointError, DataError or ResourceError with one message that says what to do.
     """
+    sources, paths = _check_inputs(config)
+    _check_machine(config, paths)
+    return sources
+
+
+def source_hashes(config: Config) -> dict[str, str]:
+    """What ``preflight`` returns, of a machine on which nothing is going to be trained. Raises as it does."""
+    return _check_inputs(config)[0]
+
+
+def _check_inputs(config: Config) -> tuple[dict[str, str], dict[str, Path]]:
+    """Content hashes of external inputs, and the folders of the models among them."""
     sources: dict[str, str] = {}
     paths: dict[str, Path] = {}
     for role in ("teacher", "student"):
@@ -36,8 +48,7 @@ def preflight(config: Config) -> dict[str, str]:
         _check_tokenizers(paths)
     if config.data.files is not None:
         sources["data"] = _check_data(config, paths)
-    _check_machine(config, paths)
-    return sources
+    return sources, paths
 
 
 def _check_tokenizers(paths: dict[str, Path]) -> None:

@@ -15,6 +15,7 @@ from s2d_core import gates
 from s2d_core.config.schema import Config
 from s2d_core.errors import ResourceError, S2DError, StageError
 from s2d_core.launch import Handle, launch
+from s2d_core.launch.head import Head
 from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
 from tasks.follow import StageFollower, describe
@@ -46,6 +47,7 @@ class Runner:
         self.priorities: dict[str, float] = {}
         self.store, self.slots = Store(config.store), Slots(parallel)
         self.tell: Listener = listener or (lambda spec, done, steps, state: None)
+        self.head = Head(config.launch)
         self.cached: set[str] = set()
         self._stopped = threading.Event()
         self._running: set[str] = set()
@@ -111,6 +113,7 @@ class Runner:
         gates.require(self.config.gates, self.store, self.specs, spec)
         logger, directory = get_run_logger(), self.store.dir(spec)
         logger.info("%s: running in %s", spec.id, directory)
+        self.head.check()
         if self.config.launch.mode == "job":
             claim(directory)
         handle = launch(spec, self.config.launch)
@@ -119,9 +122,10 @@ class Runner:
             self._follow(spec, handle, run_id)
             result = handle.result()
         except BaseException as error:
-            handle.cancel()
-            # Neither a retry nor the end of the run may meet it alive.
-            handle.wait(STOP_S if isinstance(error, StoppedError) else GRACE_S)
+            if not self.head.lost:
+                handle.cancel()
+                # Neither a retry nor the end of the run may meet it alive.
+                handle.wait(STOP_S if isinstance(error, StoppedError) else GRACE_S)
             self.tracker.fail(run_id)
             self.tell(spec, 0, 1, "failed")
             raise error
@@ -154,6 +158,7 @@ class Runner:
                 elif not logged and not ended:
                     self.tell(spec, 0, steps or 1, "starting")
                 self._go_on()
+                self.head.check()
                 if not ended and time.monotonic() - began > self.config.launch.stage_timeout_s:
                     raise StageError(
                         f"{spec.id}: not done within launch.stage_timeout_s = {self.config.launch.stage_timeout_s:g} "

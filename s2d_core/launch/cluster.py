@@ -3,13 +3,13 @@
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from s2d_core.config.schema import Config, LaunchConfig
 from s2d_core.errors import ResourceError
+from s2d_core.launch.head import knock
 
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_SECONDS = 30.0
@@ -101,7 +101,7 @@ def _attach(address: str) -> None:
 
     def attach() -> None:
         try:
-            _knock(address)
+            knock(address, CONNECT_SECONDS)
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except BaseException as error:
             errors.append(error)
@@ -115,13 +115,6 @@ def _attach(address: str) -> None:
             f"launch.address = {address!r}: no Ray cluster answers there ({reason}); start one with "
             "`ray start --head`, give its address, or use launch.address=local"
         )
-
-
-def _knock(address: str) -> None:
-    """Raises OSError at once where nothing listens; Ray would try for a long time."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
 def _check_resources(config: Config, available: dict[str, float]) -> None:

@@ -104,7 +104,8 @@ def test_stages_are_tasks_and_the_end_has_tables_and_pictures(finished: tuple[Pa
         tasks = client.read_task_runs(flow_run_filter=chosen)
     assert len([task for task in tasks if task.name.split("-")[0] in ("data", "evaluate", "teacher_rl", "opd")]) == 9
     found = {artifact.key: artifact for artifact in artifacts_of(state)}
-    assert {"plan", "accuracy", "report"} <= found.keys()
+    assert {"plan", "links", "accuracy", "report"} <= found.keys()
+    assert "mlflow ui --backend-store-uri sqlite:///" in str(found["links"].data)
     assert "data:image/png;base64," in str(found["report"].data)
     progress = [artifact for key, artifact in found.items() if key and key.startswith("teacher-rl")]
     assert [artifact.data for artifact in progress] == [100.0]
