@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -32,7 +32,7 @@ from s2d_core.report.data import headline
 from s2d_core.spec import StageResult
 from s2d_core.store import Store
 from tasks.links import publish_links
-from tasks.planning import CACHED, describe, mermaid, reasons
+from tasks.planning import CACHED, describe, plan_rows, reasons
 from tasks.report import arm_rows, contrast_rows, make_report
 from tasks.stage import Listener, Runner, run_stage
 from tasks.tracking import Tracker
@@ -46,7 +46,7 @@ Arms = Annotated[list[str] | None, Field(description="Arms to run; none: all of 
 Seeds = Annotated[list[int], Field(description="Each seed trains every arm once")]
 Overrides = Annotated[list[str], Field(description="key=value, e.g. stages.opd.steps=100")]
 Expect = Annotated[
-    dict[str, Verdict], Field(description="Contrast to verdict; the run fails when it finds another, for CI")
+    dict[str, Verdict], Field(description="JSON, contrast to verdict; the run fails if it finds another, for CI")
 ]
 DryRun = Annotated[bool, Field(description="Plan only: train nothing")]
 
@@ -149,7 +149,9 @@ def announce(planned: Plan, config: Config) -> dict[str, str]:
     """Log and publish the plan; returns its ``reasons``."""
     why = reasons(planned, Store(config.store))
     get_run_logger().info(describe(planned, config, why))
-    create_markdown_artifact(f"```mermaid\n{mermaid(planned, why)}\n```", key="plan", description="The DAG of stages")
+    create_table_artifact(
+        plan_rows(planned, config, why), key="plan", description="Every distinct stage, parents first; cached: finished"
+    )
     return why
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from flows import prepare
 from flows.experiment import Overrides
+from flows.form import documented
 from s2d_core.errors import S2DError
 from tasks.prune import prune_store, removable, remove, would_remove
 
@@ -20,6 +21,7 @@ OnlySay = Annotated[bool, Field(description="Say what would be removed, and remo
 
 
 @flow(name="prune")
+@documented
 def prune(
     recipes: Recipes = ["small_world"],  # noqa: B006
     seeds: KeptSeeds = [0, 1, 2, 3, 4],  # noqa: B006

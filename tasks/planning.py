@@ -1,6 +1,7 @@
 """The plan, for people: what would run and why, what is finished, what it costs. Trains nothing."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from s2d_core.config.checks import label_count
 from s2d_core.config.schema import Config
@@ -59,14 +60,18 @@ def describe(plan: Plan, config: Config, why: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def mermaid(plan: Plan, why: Mapping[str, str]) -> str:
-    """The DAG as a mermaid graph, finished stages in green."""
-    lines = ["graph LR"]
-    for fingerprint, spec in plan.specs.items():
-        mark = ":::cached" if why[fingerprint] == CACHED else ""
-        lines.append(f'  s{fingerprint}["{_label(spec, plan)}"]{mark}')
-        lines += [f"  s{parent} --> s{fingerprint}" for parent in dict.fromkeys(spec.inputs.values())]
-    return "\n".join([*lines, "  classDef cached fill:#d5e8d4,stroke:#82b366"])
+def plan_rows(plan: Plan, config: Config, why: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row a stage, parents first, for a table."""
+    return [
+        {
+            "stage": _label(spec, plan),
+            "why it runs": why[fingerprint],
+            "labels": labels(spec, config) or "",
+            "tokens, at most": f"{tokens:,}" if (tokens := estimated_tokens(spec)) else "",
+            "fingerprint": fingerprint,
+        }
+        for fingerprint, spec in plan.specs.items()
+    ]
 
 
 def _label(spec: StageSpec, plan: Plan) -> str:

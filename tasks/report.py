@@ -110,5 +110,5 @@ def _artifacts(data: dict[str, Any], folder: Path) -> None:
         f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
         for path in sorted(folder.glob("*.png"))
     ]
-    text = f"# {headline(data)}\n\nReport: `{folder / 'report.html'}`\n\n" + "\n\n".join(pictures)
+    text = f"## {headline(data)}\n\nReport: `{folder / 'report.html'}`\n\n" + "\n\n".join(pictures)
     create_markdown_artifact(text, key="report", description="Findings and pictures")

@@ -7,7 +7,7 @@ import pytest
 from flows.arguments import FLOWS
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", [*FLOWS, "prune"])
 def test_the_run_form_says_what_each_parameter_means(name: str) -> None:
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
     silent = [key for key, field in flow.parameters.properties.items() if not field.get("description")]

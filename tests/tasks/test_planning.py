@@ -8,7 +8,7 @@ from s2d_core.plan import Plan, plan
 from s2d_core.run_stage import run_stage
 from s2d_core.spec import StageResult
 from s2d_core.store import Store
-from tasks.planning import describe, estimated_tokens, labels, mermaid, reasons
+from tasks.planning import describe, estimated_tokens, labels, plan_rows, reasons
 
 
 def named(planned: Plan, why: dict[str, str]) -> dict[str, str]:
@@ -82,12 +82,13 @@ def test_the_text_has_a_line_for_each_stage_and_each_arm(smoke: Config) -> None:
     assert all(f"arm {arm}:" in text for arm in planned.arms)
 
 
-def test_the_graph_has_a_node_for_each_stage_and_an_edge_for_each_parent(smoke: Config) -> None:
+def test_the_table_has_a_row_for_each_stage_that_says_why_it_runs(smoke: Config) -> None:
     planned, store = plan(smoke, None, [0]), Store(smoke.store)
     pretend_finished(planned, store, "data")
-    graph = mermaid(planned, reasons(planned, store))
-    assert graph.count("-->") == sum(len(set(spec.inputs.values())) for spec in planned.specs.values())
-    assert graph.count(":::cached") == 1
+    rows = {row["stage"]: row for row in plan_rows(planned, smoke, reasons(planned, store))}
+    assert len(rows) == len(planned.specs)
+    assert rows["data, seed 0"]["why it runs"] == "cached"
+    assert rows["student_rl, seed 0"]["labels"] == 32
 
 
 def _steps(config: Config, steps: int):  # type: ignore[no-untyped-def]
