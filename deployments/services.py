@@ -107,13 +107,11 @@ def _ray(settings: Settings) -> Service:
     # Ray's default for these two are fixed ports; a head that does not get its agent's takes no jobs, and says nothing.
     command += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
     command += [f"--num-cpus={settings.cpus}"] if settings.cpus else []
-    # On loopback Ray takes the machine's own address instead, and listens everywhere, unless this is off.
-    environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if settings.loopback else {}
     return Service(
         name="ray",
         command=command,
         folder=settings.data / "ray",
-        environment={**environment, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300"},
+        environment={**_on_loopback(settings), "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300"},
         ports={"--ray-port": settings.ports["ray"], "--dashboard-port": settings.ports["dashboard"]},
         ready=lambda: node_alive(settings.url("dashboard")),
         tries=3,  # it gives up when its parts do not find each other within 30 s, which is short on a busy machine
@@ -125,9 +123,19 @@ def _worker(settings: Settings) -> Service:
         name="worker",
         command=[str(BIN / "prefect"), "worker", "start", "--pool", POOL, "--type", "process"],
         folder=settings.data / "worker",
-        environment={"S2D_SITE": str(settings.site_file), "PREFECT_WORKER_QUERY_SECONDS": WORKER_POLL_S},
+        environment={
+            **_on_loopback(settings),
+            "S2D_SITE": str(settings.site_file),
+            "PREFECT_WORKER_QUERY_SECONDS": WORKER_POLL_S,
+        },
         ready=lambda: worker_online(settings.api),
     )
+
+
+def _on_loopback(settings: Settings) -> dict[str, str]:
+    """Unless this is off, Ray takes the machine's own address where a loopback one is given: the head then listens
+    everywhere, and whoever attaches to it looks for it there."""
+    return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if settings.loopback else {}
 
 
 def _listen(settings: Settings, service: str) -> list[str]:

@@ -123,7 +123,7 @@ def test_every_port_is_open_on_loopback_only(stack: Settings) -> None:
         if connection.status == psutil.CONN_LISTEN
     }
     assert {name for name, _ in listening} >= {"prefect", "mlflow", "ray"}
-    assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, listening
+    assert {address for _, address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
 
 
 def test_each_service_refuses_whoever_has_no_credentials(stack: Settings) -> None:
