@@ -56,6 +56,8 @@ def _prefect(settings: Settings) -> Service:
     environment = {
         "PREFECT_SERVER_UI_API_URL": settings.api,
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # seconds that SQLite waits for its lock; by default 10
+        # How often schedules are looked at, by default once a minute: one that is due in a minute would be missed.
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "15",
     }
     if secret := os.environ.get("PREFECT_API_AUTH_STRING"):
         environment["PREFECT_SERVER_API_AUTH_STRING"] = secret

@@ -30,7 +30,8 @@ def stop_owned_jobs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) 
     given = get_parameter_defaults(flow.fn) | flow_run.parameters
     config = load_config(given["recipe"], given["overrides"])
     if config.launch.mode == "job":
-        owners = Store(config.store).stages.glob(f"*/{OWNER}")
+        store = Store(config.store)
+        owners = store.stages.glob(f"*/{OWNER}")
         stages = {path.parent.name for path in owners if path.read_text() == str(flow_run.id)}
-        for submission in stop_jobs(config.launch.address, stages):
+        for submission in stop_jobs(config.launch.address, stages, store):
             flow_run_logger(flow_run, flow).info("stopped Ray job %s", submission)

@@ -59,7 +59,8 @@ def dashboard(launch: LaunchConfig) -> str | None:
 
     if launch.mode != "ray" or not ray.is_initialized():
         return None
-    address = ray.init(ignore_reinit_error=True).dashboard_url  # attached already: only says where to
+    with _keeping_sigterm():
+        address = ray.init(ignore_reinit_error=True).dashboard_url  # attached already: only says where to
     return f"http://{address}" if address else None
 
 

@@ -15,13 +15,19 @@ AGENT_SECONDS = 120.0
 LOG_TAIL = 20
 
 
-def stop_jobs(address: str, stages: Collection[str]) -> list[str]:
-    """Ask every running job of the stages with these ids to stop; returns the jobs' submission ids."""
+def job_name(stage: str, store: Store) -> str:
+    """What the submission ids of a stage's tries begin with; other experiments on the cluster have other stores."""
+    return f"{stage}-{fingerprint(str(store.root))[:8]}"
+
+
+def stop_jobs(address: str, stages: Collection[str], store: Store) -> list[str]:
+    """Ask every running job of the store's stages with these ids to stop; returns the jobs' submission ids."""
     from ray.job_submission import JobSubmissionClient
 
     client = JobSubmissionClient(address)
     running = [job.submission_id or "" for job in client.list_jobs() if not job.status.is_terminal()]
-    stopped = [submission for submission in running if submission.rpartition("-")[0] in stages]
+    names = {job_name(stage, store) for stage in stages}
+    stopped = [submission for submission in running if submission.rpartition("-")[0] in names]
     for submission in stopped:
         client.stop_job(submission)
     return stopped
@@ -72,7 +78,7 @@ class RayJob:
         self.client.stop_job(self.submission_id)
 
     def _attach_or_submit(self) -> str:
-        name = f"{self.spec.id}-{fingerprint(str(self.store.root))[:8]}"
+        name = job_name(self.spec.id, self.store)
         tries = [job for job in self.client.list_jobs() if (job.submission_id or "").startswith(name)]
         running = [job.submission_id for job in tries if not job.status.is_terminal() and job.submission_id]
         if running:

@@ -145,7 +145,7 @@ def test_two_runs_together_and_a_schedule_due_in_a_minute_all_finish(
     stack: Settings, client: SyncPrefectClient
 ) -> None:
     due = datetime.now(UTC) + timedelta(minutes=1)
-    if due.second > 50:
+    if due.second > 30:  # it falls on the whole minute, and the scheduler looks every 15 s
         due += timedelta(minutes=1)
     when = CronSchedule(cron=f"{due.minute} {due.hour} * * *", timezone="UTC")
     with schedule(client, SMOKE, when, **ONE_ARM):
