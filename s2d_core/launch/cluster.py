@@ -15,6 +15,7 @@ from s2d_core.workers import reserved
 
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_SECONDS = 30.0
+_dashboards: dict[str, str] = {}  # address of an attached cluster → that of its dashboard
 
 
 def connect(config: Config, specs: Iterable[StageSpec] = ()) -> None:
@@ -55,13 +56,8 @@ def dashboard(launch: LaunchConfig) -> str | None:
     """Address of the Ray dashboard of the cluster that stages run on; None where there is none."""
     if launch.mode == "job":
         return launch.address
-    import ray
-
-    if launch.mode != "ray" or not ray.is_initialized():
-        return None
-    with _keeping_sigterm():
-        address = ray.init(ignore_reinit_error=True).dashboard_url  # attached already: only says where to
-    return f"http://{address}" if address else None
+    url = _dashboards.get(launch.address) if launch.mode == "ray" else None
+    return f"http://{url}" if url else None
 
 
 def stage_resources(spec: StageSpec) -> dict[str, float]:
@@ -108,7 +104,8 @@ def _attach(address: str) -> None:
     def attach() -> None:
         try:
             knock(address, CONNECT_SECONDS)
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            attached = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            _dashboards[address] = attached.dashboard_url or ""
         except BaseException as error:
             errors.append(error)
 
