@@ -49,7 +49,9 @@ def test_an_address_open_to_others_needs_credentials(tmp_path: Path, host: str, 
 def test_with_credentials_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SECRETS:
         monkeypatch.setenv(name, "something")
-    Settings(tmp_path, "10.1.2.3", PORTS).check()
+    settings = Settings(tmp_path, "10.1.2.3", PORTS)
+    settings.check()
+    assert not settings.loopback
 
 
 def test_prefect_and_mlflow_get_a_database_each_of_one_postgres(monkeypatch: pytest.MonkeyPatch) -> None:

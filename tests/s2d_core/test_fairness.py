@@ -73,7 +73,8 @@ def test_a_fault_seeded_into_one_arm_is_refused_by_name(fault: str, named: str) 
 
 
 def test_learning_rates_differ_freely_when_as_many_were_tried() -> None:
-    check(*planned("stages.student_rl.optimiser.lr=0.01", "learning_rate_trials={full: 5, direct_grpo: 5}"))
+    found = check(*planned("stages.student_rl.optimiser.lr=0.01", "learning_rate_trials={full: 5, direct_grpo: 5}"))
+    assert all(each.named for each in found["full > direct_grpo"])
 
 
 def test_a_contrast_that_is_not_strict_prints_what_it_does_not_name() -> None:
