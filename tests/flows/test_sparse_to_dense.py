@@ -115,6 +115,7 @@ def test_a_verdict_other_than_expected_fails_the_run_and_leaves_its_report(
     finished: tuple[Path, State[Outcome]],
 ) -> None:
     root, _ = finished
+    assert run(root).is_completed()  # everything is cached; the latest report is this experiment's again
     report = root / "latest" / "report.json"
     (contrast,) = json.loads(report.read_text())["contrasts"]
     found, written = contrast["verdict"], report.resolve()
