@@ -19,7 +19,7 @@ from flows.experiment import (
     comparison,
     experiment,
 )
-from flows.form import documented
+from flows.form import documented, refusing
 from s2d_core.config.stages import ArmConfig
 from tasks.jobs import stop_owned_jobs
 
@@ -27,6 +27,7 @@ ExtraArms = Annotated[dict[str, ArmConfig], Field(description="Arms of your own 
 
 
 @flow(name="ablations", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@refusing
 @documented
 def ablations(
     recipe: Recipe = "small_world",

@@ -17,11 +17,12 @@ from flows.experiment import (
     command_line,
     experiment,
 )
-from flows.form import documented
+from flows.form import documented, refusing
 from s2d_core.report.allocation import allocation_summary
 from s2d_core.report.results import Results
 from s2d_core.store import Store
 from tasks.jobs import stop_owned_jobs
+from tasks.stage import Runner
 from tasks.summary import make_summary
 
 Shares = Annotated[list[float], Field(description="Shares of the labels upstream; 0: RL on the student, 1: the bridge")]
@@ -33,6 +34,7 @@ Mixed = Annotated[str | None, Field(description="Arm whose stages are those betw
 
 
 @flow(name="allocation", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@refusing
 @documented
 def allocation(
     recipe: Recipe = "small_world",
@@ -62,10 +64,10 @@ def allocation(
         overrides=overrides,
     )
 
-    def report(cached: set[str], failed: list[str]) -> Outcome:
+    def report(runner: Runner, failed: list[str]) -> Outcome:
         results = Results(prepared.plan, Store(config.store))
         summary = allocation_summary(results, prepared.points, scale, config.evaluation.split)
-        page = make_summary(config, "allocation", summary, command, {})
+        page = make_summary(config, "allocation", summary, command, {}, runner.tracker.report_page)
         return Outcome(page, [summary.rows], " ".join(summary.findings), failed)
 
     return experiment(prepared, dry_run, report)

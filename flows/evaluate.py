@@ -8,7 +8,7 @@ from pydantic import Field
 
 from flows import prepare
 from flows.experiment import TASK_RUNNER, DryRun, Overrides, Recipe, Seeds, command_line, comparison, experiment
-from flows.form import documented
+from flows.form import documented, refusing
 from tasks.jobs import stop_owned_jobs
 
 FinishedArms = Annotated[list[str], Field(description="Arms of the recipe that are trained already")]
@@ -17,6 +17,7 @@ Split = Annotated[Literal["test", "validation"], Field(description="Problems to 
 
 
 @flow(name="evaluate", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@refusing
 @documented
 def evaluate(
     checkpoints: Checkpoints = [],  # noqa: B006

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +33,7 @@ from s2d_core.spec import StageResult
 from s2d_core.store import Store
 from tasks.links import publish_links
 from tasks.planning import CACHED, describe, plan_rows, reasons
-from tasks.report import arm_rows, contrast_rows, make_report
+from tasks.report import arm_rows, contrast_rows, make_report, run_metrics
 from tasks.stage import Listener, Runner, run_stage
 from tasks.tracking import Tracker
 
@@ -53,12 +53,14 @@ DryRun = Annotated[bool, Field(description="Plan only: train nothing")]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the report's page, tables for people, the finding, and what failed, both in words."""
+    """What a run leaves: the report's page, tables for people, the finding and what failed, both in words, and the
+    numbers by which MLflow compares whole runs."""
 
     report: Path
     tables: list[list[dict[str, Any]]]
     finding: str
     failed: list[str]
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def state(self) -> State[Any]:
@@ -96,20 +98,20 @@ class Session:
         if not self._connected and any(reason != CACHED for reason in why.values()):
             self._connected = True  # a run with everything finished never starts Ray
             connect(self.config, [planned.specs[f] for f, reason in why.items() if reason != CACHED])
-        self.runner.learn(planned.specs)
+        self.runner.learn(planned)
         futures = self._submit(planned)
         wait(list(futures.values()))
         return failures(planned, futures)
 
-    def close(self, report: Path, succeeded: bool) -> None:
+    def close(self, outcome: Outcome) -> None:
         """MLflow's parent run ends, with the report's folder as its artifacts."""
-        self.runner.tracker.close(report.parent, succeeded)
+        self.runner.tracker.close(outcome.report.parent, not outcome.failed, outcome.metrics)
 
     def abort(self) -> None:
         """No stage outlives the run that follows it."""
         if "runner" in self.__dict__:
             self.runner.stop()
-            self.runner.tracker.close(None, succeeded=False)
+            self.runner.tracker.close(None, succeeded=False, metrics={})
 
     def leave(self) -> None:
         if self._connected:
@@ -124,7 +126,7 @@ class Session:
             if fingerprint not in futures:
                 spec = planned.specs[fingerprint]
                 parents = [submit(parent) for parent in self.runner.parents(spec)]
-                futures[fingerprint] = stage.submit(spec, parents, self.runner)  # type: ignore[arg-type]  # futures become results
+                futures[fingerprint] = stage.submit(self.runner.titles[fingerprint], spec, parents, self.runner)  # type: ignore[arg-type]  # futures become results
             return futures[fingerprint]
 
         for fingerprint in planned.specs:
@@ -161,8 +163,8 @@ def only_planned(planned: Plan, why: dict[str, str]) -> State[Any]:
     return Completed(message=f"{len(planned.specs)} stages planned, {missing} would run")
 
 
-# (fingerprints that were found finished, what failed) → the outcome; writes the report
-Report = Callable[[set[str], list[str]], Outcome]
+# (what ran the stages, what failed) → the outcome; writes the report
+Report = Callable[[Runner, list[str]], Outcome]
 
 
 def experiment(prepared: Prepared, dry_run: bool, report: Report) -> State[Any]:
@@ -173,8 +175,8 @@ def experiment(prepared: Prepared, dry_run: bool, report: Report) -> State[Any]:
         return only_planned(planned, why)
     with session(config, list(planned.arms), list(next(iter(planned.arms.values())))) as running:
         failed = running.run(planned, why)
-        outcome = report(running.runner.cached, failed)
-        running.close(outcome.report, succeeded=not outcome.failed)
+        outcome = report(running.runner, failed)
+        running.close(outcome)
     return outcome.state
 
 
@@ -182,10 +184,10 @@ def comparison(prepared: Prepared, command: str, expect: Mapping[str, Verdict] =
     """The report that compares arms: accuracy, contrasts, pictures, what failed. A finding that differs from
     ``expect`` is a failure too."""
 
-    def report(cached: set[str], failed: list[str]) -> Outcome:
-        page, data = make_report(prepared.config, prepared.plan, cached, command, failed)
+    def report(runner: Runner, failed: list[str]) -> Outcome:
+        page, data = make_report(prepared.config, prepared.plan, runner, command, failed)
         tables = [arm_rows(data), contrast_rows(data) if len(data["contrasts"]) > 1 else []]
-        return Outcome(page, tables, headline(data), [*failed, *unmet(data, expect)])
+        return Outcome(page, tables, headline(data), [*failed, *unmet(data, expect)], run_metrics(data))
 
     return report
 

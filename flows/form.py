@@ -1,11 +1,17 @@
-"""The run form in Prefect's UI: help texts where the form reads them."""
+"""Flows for people who use Prefect's UI: help texts where its form reads them, wrong values refused in one line."""
 
+import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
+from prefect import get_run_logger
+from prefect.states import Failed, State
 from pydantic.fields import FieldInfo
 
+from s2d_core.errors import S2DError
+
+Parameters = ParamSpec("Parameters")
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
@@ -24,3 +30,17 @@ def documented(function: Function) -> Function:
     lines = [f"    {name}: {text}" for name, text in texts.items()]
     function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *lines])
     return function
+
+
+def refusing(function: Callable[Parameters, State[Any]]) -> Callable[Parameters, State[Any]]:
+    """An error that says what to do ends the flow run as it stands; a traceback would only hide it."""
+
+    @functools.wraps(function)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> State[Any]:
+        try:
+            return function(*args, **kwargs)
+        except S2DError as error:
+            get_run_logger().error("%s", error)
+            return Failed(message=str(error), data=error)
+
+    return run

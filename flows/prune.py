@@ -10,7 +10,7 @@ from pydantic import Field
 
 from flows import prepare
 from flows.experiment import Overrides
-from flows.form import documented
+from flows.form import documented, refusing
 from s2d_core.errors import S2DError
 from tasks.prune import prune_store, removable, remove, would_remove
 
@@ -21,6 +21,7 @@ OnlySay = Annotated[bool, Field(description="Say what would be removed, and remo
 
 
 @flow(name="prune")
+@refusing
 @documented
 def prune(
     recipes: Recipes = ["small_world"],  # noqa: B006

@@ -8,13 +8,14 @@ from pydantic import Field
 
 from flows import prepare
 from flows.experiment import TASK_RUNNER, DryRun, Expect, Overrides, Recipe, Seeds, command_line, comparison, experiment
-from flows.form import documented
+from flows.form import documented, refusing
 from tasks.jobs import stop_owned_jobs
 
 DefaultArms = Annotated[list[str] | None, Field(description="Arms to run; none: the recipe's default_arms")]
 
 
 @flow(name="sparse_to_dense", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@refusing
 @documented
 def sparse_to_dense(
     recipe: Recipe = "small_world",

@@ -21,7 +21,7 @@ from flows.experiment import (
     only_planned,
     session,
 )
-from flows.form import documented
+from flows.form import documented, refusing
 from s2d_core.plan import Plan
 from s2d_core.report.tuning import overlay, tuning_summary
 from s2d_core.store import Store
@@ -33,6 +33,7 @@ Trials = Annotated[int, Field(description="Learning rates tried for each stage o
 
 
 @flow(name="tune", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@refusing
 @documented
 def tune(
     recipe: Recipe = "small_world",
@@ -68,9 +69,9 @@ def tune(
             why = announce(planned, config)
         summary = tuning_summary(tuners, trials, seeds, config.name)
         recipe_file = {"tuned.yaml": overlay(tuners, trials, config.name, recipe, command)}
-        page = make_summary(config, "tuning", summary, command, recipe_file)
+        page = make_summary(config, "tuning", summary, command, recipe_file, running.runner.tracker.report_page)
         outcome = Outcome(page, [summary.rows], " ".join(summary.findings), failed)
-        running.close(page, succeeded=not failed)
+        running.close(outcome)
     return outcome.state
 
 

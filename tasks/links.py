@@ -19,5 +19,4 @@ def _mlflow(tracker: Tracker) -> str:
     """A link where the tracking store is a server, else the command that shows it."""
     if tracker.page is None:
         return f"`mlflow ui --backend-store-uri {tracker.uri}`, run `{tracker.parent}`"
-    report = f"{tracker.page}/artifacts/report/report.html"
-    return f"[run {tracker.parent}]({tracker.page}), at the end with [the report]({report})"
+    return f"[run of {tracker.name}]({tracker.page}), at the end with [the report]({tracker.report_page})"

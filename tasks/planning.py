@@ -1,5 +1,6 @@
 """The plan, for people: what would run and why, what is finished, what it costs. Trains nothing."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,12 +44,13 @@ def labels(spec: StageSpec, config: Config) -> int:
 def describe(plan: Plan, config: Config, why: Mapping[str, str]) -> str:
     """The plan as text: one line a stage, parents first."""
     running = [fingerprint for fingerprint, reason in why.items() if reason != CACHED]
+    named = titles(plan)
     lines = [
         f"plan: {config.name}, {len(plan.arms)} arms, {len(next(iter(plan.arms.values())))} seeds, "
         f"{len(plan.specs)} distinct stages, {len(plan.specs) - len(running)} cached, {len(running)} to run"
     ]
     for fingerprint, spec in plan.specs.items():
-        parts = [f"  {'·' if why[fingerprint] == 'cached' else '▶'} {_label(spec, plan):<46} {fingerprint}"]
+        parts = [f"  {'·' if why[fingerprint] == 'cached' else '▶'} {named[fingerprint]:<46} {fingerprint}"]
         if count := labels(spec, config):
             parts.append(f"{count} labels")
         if tokens := estimated_tokens(spec):
@@ -62,9 +64,10 @@ def describe(plan: Plan, config: Config, why: Mapping[str, str]) -> str:
 
 def plan_rows(plan: Plan, config: Config, why: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row a stage, parents first, for a table."""
+    named = titles(plan)
     return [
         {
-            "stage": _label(spec, plan),
+            "stage": named[fingerprint],
             "why it runs": why[fingerprint],
             "labels": labels(spec, config) or "",
             "tokens, at most": f"{tokens:,}" if (tokens := estimated_tokens(spec)) else "",
@@ -74,8 +77,17 @@ def plan_rows(plan: Plan, config: Config, why: Mapping[str, str]) -> list[dict[s
     ]
 
 
-def _label(spec: StageSpec, plan: Plan) -> str:
-    if spec.kind == "evaluate":
-        subject = plan.specs[spec.inputs["policy"]]
-        return f"evaluate {subject.name}, seed {subject.seed}"
-    return f"{spec.name}, seed {spec.seed}"
+def titles(plan: Plan) -> dict[str, str]:
+    """Fingerprint → what a stage is called where people read: its name, its seed, and whose it is."""
+    users: defaultdict[str, dict[str, None]] = defaultdict(dict)  # a dict for its order
+    for arm, seeds in plan.arms.items():
+        for each in seeds.values():
+            for fingerprint in (*each.stages, *each.evaluations.values()):
+                users[fingerprint][arm] = None
+    found = {}
+    for fingerprint, spec in plan.specs.items():
+        subject = plan.specs[spec.inputs["policy"]] if spec.kind == "evaluate" else spec
+        name = subject.name if subject is spec else f"evaluate {subject.name}"
+        arms = list(users[fingerprint])
+        found[fingerprint] = f"{name}, seed {subject.seed}, {', '.join(arms) if len(arms) < 3 else f'{len(arms)} arms'}"
+    return found

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -19,17 +20,18 @@ from s2d_core.report.data import failed_gates, headline, report_data
 from s2d_core.report.page import write_report
 from s2d_core.report.results import Results
 from s2d_core.store import Store
+from tasks.stage import Runner
 
 GATE_FAILED = "s2d.gate.failed"  # event of a flow run; its payload has a line for each gate
 
 
 @task(name="report", cache_policy=NO_CACHE, persist_result=False)
 def make_report(
-    config: Config, plan: Plan, cached: set[str], command: str, failures: list[str]
+    config: Config, plan: Plan, runner: Runner, command: str, failures: list[str]
 ) -> tuple[Path, dict[str, Any]]:
     """Write the report of whatever is finished; returns the page's path and the data of ``report.json``."""
     results = Results(plan, Store(config.store))
-    data = report_data(results, cached, config, command, failures)
+    data = report_data(results, runner.cached, config, command, failures)
     if failed := failed_gates(data):
         for line in failed:
             get_run_logger().warning(line)
@@ -40,7 +42,7 @@ def make_report(
     folder = root / "reports" / f"{config.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     page = write_report(folder, results, data, config.model_dump(mode="json"), config.evaluation.rollouts_shown)
     point(root / "latest", folder)
-    _artifacts(data, folder)
+    _artifacts(data, folder, runner.tracker.report_page)
     return root / "latest" / page.name, data
 
 
@@ -94,6 +96,14 @@ def contrast_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def run_metrics(data: dict[str, Any]) -> dict[str, float]:
+    """What two whole runs are compared by: each arm's avg@k and each contrast's difference, means over seeds."""
+    named = {arm: re.sub(r"\W+", "_", arm).strip("_") for arm in data["summary"]}  # a checkpoint's arm is its path
+    arms = {f"avg_at_k/{named[arm]}": over["mean"] for arm, over in data["summary"].items()}
+    contrasts = {"-".join(named[arm] for arm in each["arms"]): each["difference"] for each in data["contrasts"]}
+    return arms | {f"difference/{name}": difference for name, difference in contrasts.items()}
+
+
 def point(link: Path, folder: Path) -> None:
     """Make ``link`` point at ``folder``; at no moment is there none."""
     temporary = link.with_name(f".latest.{os.getpid()}")
@@ -102,13 +112,22 @@ def point(link: Path, folder: Path) -> None:
     temporary.rename(link)
 
 
-def _artifacts(data: dict[str, Any], folder: Path) -> None:
+def _artifacts(data: dict[str, Any], folder: Path, address: str | None) -> None:
     create_table_artifact(accuracy_rows(data), key="accuracy", description=headline(data))
     if data["contrasts"]:
         create_table_artifact(contrast_rows(data), key="contrasts", description="Claims, in points of avg@k")
-    pictures = [
+    words = [f"## {headline(data)}", where(folder / "report.html", address), *pictures(folder)]
+    create_markdown_artifact("\n\n".join(words), key="report", description="Findings and pictures")
+
+
+def where(page: Path, address: str | None) -> str:
+    """Where a report is: its file, and ``address`` where a server shows it."""
+    return f"Report: {f'[in MLflow]({address}), ' if address else ''}`{page}`"
+
+
+def pictures(folder: Path) -> list[str]:
+    """The pictures of a report, whole, as Markdown."""
+    return [
         f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
         for path in sorted(folder.glob("*.png"))
     ]
-    text = f"## {headline(data)}\n\nReport: `{folder / 'report.html'}`\n\n" + "\n\n".join(pictures)
-    create_markdown_artifact(text, key="report", description="Findings and pictures")

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,11 +17,13 @@ from s2d_core.errors import ResourceError, S2DError, StageError
 from s2d_core.launch import Handle, launch
 from s2d_core.launch.cluster import stage_resources
 from s2d_core.launch.head import Head
+from s2d_core.plan import Plan
 from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
 from tasks.follow import StageFollower, describe
 from tasks.jobs import claim
 from tasks.locks import exclusive
+from tasks.planning import titles
 from tasks.slots import Slots, priorities
 from tasks.tracking import Tracker
 
@@ -46,6 +48,7 @@ class Runner:
         parallel = 1 if config.launch.mode == "inproc" else config.launch.parallel_stages
         self.config, self.tracker = config, tracker
         self.specs: dict[str, StageSpec] = {}
+        self.titles: dict[str, str] = {}
         self.priorities: dict[str, float] = {}
         self.store, self.slots = Store(config.store), Slots(parallel)
         self.tell: Listener = listener or (lambda spec, done, steps, state: None)
@@ -55,10 +58,11 @@ class Runner:
         self._running: set[str] = set()
         self._ended = threading.Condition()
 
-    def learn(self, specs: Mapping[str, StageSpec]) -> None:
+    def learn(self, planned: Plan) -> None:
         """These stages are going to be run."""
-        self.specs |= specs
-        self.priorities |= priorities(specs)
+        self.specs |= planned.specs
+        self.titles |= titles(planned)
+        self.priorities |= priorities(planned.specs)
 
     def stop(self) -> None:
         """End every stage of this flow run, running or waiting. Returns when none uses the cluster any more, so that
@@ -141,7 +145,8 @@ class Runner:
         logger, follower = get_run_logger(), StageFollower(self.store.dir(spec))
         steps, logged = spec.settings.get("steps", 0), 0.0
         launched, began = time.monotonic(), None  # a stage that waits for the cluster has not begun
-        progress: Any = create_progress_artifact(0.0, key=_artifact_key(spec), description=spec.id) if steps else None
+        title = self.titles[spec.fingerprint]
+        progress: Any = create_progress_artifact(0.0, key=_artifact_key(spec), description=title) if steps else None
         lines: list[dict[str, Any]] = []  # steps that MLflow does not know of yet: telling it is a transaction
         ended = False
         try:
@@ -184,14 +189,14 @@ def worth_retrying(task: Any, run: TaskRun, state: State[Any]) -> bool:
 
 @task(
     name="stage",
-    task_run_name="{spec.id}",
+    task_run_name="{title}",
     cache_policy=NO_CACHE,  # the store decides what is finished, not Prefect's records
     persist_result=False,
     retry_condition_fn=worth_retrying,
     retry_delay_seconds=2,
 )
-def run_stage(spec: StageSpec, parents: list[StageResult], runner: Runner) -> StageResult:
-    """Run one stage of the DAG; ``parents`` only draws the edges."""
+def run_stage(title: str, spec: StageSpec, parents: list[StageResult], runner: Runner) -> StageResult:
+    """Run one stage of the DAG; ``title`` names it in Prefect, and ``parents`` only draws the edges."""
     return runner.run(spec)
 
 

@@ -1,6 +1,5 @@
 """A flow's summary: a folder of its own under the store, ``latest`` pointing at it, artifacts in Prefect."""
 
-import base64
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,12 +10,17 @@ from prefect.cache_policies import NO_CACHE
 from s2d_core.config.schema import Config
 from s2d_core.report.summary import Summary, write_summary
 from s2d_core.store import write_json
-from tasks.report import point
+from tasks.report import pictures, point, where
 
 
 @task(name="summary", cache_policy=NO_CACHE, persist_result=False)
-def make_summary(config: Config, name: str, summary: Summary, command: str, files: dict[str, str]) -> Path:
-    """Write ``summary`` and further text ``files`` (name → content); returns the page's path."""
+def make_summary(
+    config: Config, name: str, summary: Summary, command: str, files: dict[str, str], address: str | None
+) -> Path:
+    """Write ``summary`` and further text ``files`` (name → content); returns the page's path.
+
+    address: where a server will show it, if one will.
+    """
     root = Path(config.store).absolute()
     folder = root / "reports" / f"{config.name}-{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     page = write_summary(folder, name, summary, command)
@@ -25,11 +29,7 @@ def make_summary(config: Config, name: str, summary: Summary, command: str, file
     write_json(folder / "config.json", config.model_dump(mode="json"))
     point(root / "latest", folder)
     create_table_artifact(summary.rows, key=name, description=summary.findings[0])
-    pictures = [
-        f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
-        for path in sorted(folder.glob("*.png"))
-    ]
     texts = [f"```yaml\n{content}\n```" for content in files.values()]
-    words = [f"# {summary.title}", *summary.findings, f"Report: `{page}`", *pictures, *texts, *summary.notes]
+    words = [f"# {summary.title}", *summary.findings, where(page, address), *pictures(folder), *texts, *summary.notes]
     create_markdown_artifact("\n\n".join(words), key="report", description=summary.title)
     return root / "latest" / page.name

@@ -30,7 +30,7 @@ class Tracker:
     """Explicit run ids throughout: stages report from several threads."""
 
     def __init__(self, config: Config, seeds: list[int], arms: list[str]) -> None:
-        store = Path(config.store).absolute()
+        self.name, store = config.name, Path(config.store).absolute()
         store.mkdir(parents=True, exist_ok=True)
         self.uri = config.tracking.uri or f"sqlite:///{store / 'mlflow.db'}"
         self._client = MlflowClient(self.uri)
@@ -47,6 +47,11 @@ class Tracker:
         if not self.uri.startswith(("http://", "https://")):
             return None
         return f"{self.uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.parent}"
+
+    @property
+    def report_page(self) -> str | None:
+        """Address of the report, there when the parent run has ended; None likewise."""
+        return self.page and f"{self.page}/artifacts/report/report.html"
 
     def _open(self, name: str, store: Path | None) -> str:
         """Id of the experiment, which is made when there is none; ``store`` keeps its artifacts, else the server."""
@@ -121,8 +126,10 @@ class Tracker:
         runs = self._search(fingerprint, "attributes.status = 'FINISHED'")
         return runs[0].info.run_id if runs else None
 
-    def close(self, report: Path | None, succeeded: bool) -> None:
-        """End the parent run, with the report as its artifacts."""
+    def close(self, report: Path | None, succeeded: bool, metrics: dict[str, float]) -> None:
+        """End the parent run, with the report as its artifacts and the metrics of the whole."""
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.parent, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
         if report is not None:
             self._client.log_artifacts(self.parent, str(report), "report")
         self._client.set_terminated(self.parent, "FINISHED" if succeeded else "FAILED")

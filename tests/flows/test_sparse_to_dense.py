@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
@@ -98,15 +99,22 @@ def test_a_dry_run_trains_nothing_and_publishes_the_plan(prefect_server: None, t
 
 
 def test_stages_are_tasks_and_the_end_has_tables_and_pictures(finished: tuple[Path, State[Outcome]]) -> None:
-    _, state = finished
+    root, state = finished
     with get_client(sync_client=True) as client:
         chosen = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
         tasks = client.read_task_runs(flow_run_filter=chosen)
-    assert len([task for task in tasks if task.name.split("-")[0] in ("data", "evaluate", "teacher_rl", "opd")]) == 9
+    assert (
+        len([task for task in tasks if task.name.split(",")[0].split()[0] in ("data", "evaluate", "teacher_rl", "opd")])
+        == 9
+    )
     found = {artifact.key: artifact for artifact in artifacts_of(state)}
     assert {"plan", "links", "accuracy", "report"} <= found.keys()
     assert "mlflow ui --backend-store-uri sqlite:///" in str(found["links"].data)
     assert "data:image/png;base64," in str(found["report"].data)
+    tracking = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    (experiment,) = [each for each in tracking.search_experiments() if each.name != "Default"]
+    (parent,) = tracking.search_runs([experiment.experiment_id], "tags.`s2d.arms` = 'full,direct_grpo'", max_results=1)
+    assert parent.data.metrics.keys() == {"avg_at_k/full", "avg_at_k/direct_grpo", "difference/full-direct_grpo"}
     progress = [artifact for key, artifact in found.items() if key and key.startswith("teacher-rl")]
     assert [artifact.data for artifact in progress] == [100.0]
 
@@ -162,6 +170,7 @@ def test_a_stage_over_its_time_limit_is_stopped_and_named(prefect_server: None, 
 def test_a_configuration_error_ends_the_flow_before_anything_is_written(prefect_server: None, tmp_path: Path) -> None:
     state = run(tmp_path / "store", "stages.opd.steps=0")
     assert state.is_failed()
+    assert str(state.message).startswith("stages.opd.steps = 0: ")  # the message, and nothing around it
     with pytest.raises(ConfigError, match=r"stages\.opd\.steps"):
         state.result()
     assert not (tmp_path / "store").exists()

@@ -87,8 +87,8 @@ def test_the_table_has_a_row_for_each_stage_that_says_why_it_runs(smoke: Config)
     pretend_finished(planned, store, "data")
     rows = {row["stage"]: row for row in plan_rows(planned, smoke, reasons(planned, store))}
     assert len(rows) == len(planned.specs)
-    assert rows["data, seed 0"]["why it runs"] == "cached"
-    assert rows["student_rl, seed 0"]["labels"] == 32
+    assert rows["data, seed 0, full, direct_grpo"]["why it runs"] == "cached"
+    assert rows["student_rl, seed 0, direct_grpo"]["labels"] == 32
 
 
 def _steps(config: Config, steps: int):  # type: ignore[no-untyped-def]

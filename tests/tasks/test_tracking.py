@@ -89,8 +89,9 @@ def test_the_run_of_a_killed_process_is_closed_when_the_stage_starts_again(stage
 
 def test_the_parent_run_holds_the_configuration_and_ends_as_the_experiment_did(stage: Finished) -> None:
     tracker = stage.tracker()
-    tracker.close(None, succeeded=False)
+    tracker.close(None, succeeded=False, metrics={"avg_at_k/full": 0.5})
     run = MlflowClient(tracker.uri).get_run(tracker.parent)
     assert run.info.status == "FAILED"
     assert run.data.tags["s2d.arms"] == "direct_grpo"
+    assert run.data.metrics == {"avg_at_k/full": 0.5}
     assert [a.path for a in MlflowClient(tracker.uri).list_artifacts(tracker.parent)] == ["config.json"]
