@@ -25,7 +25,7 @@ else
 CPU_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match
 endif
 
-.PHONY: setup demo ablations tune allocation serve stop deploy test lint clean
+.PHONY: setup demo ablations tune allocation serve stop deploy chromium screenshots test lint clean
 .DEFAULT_GOAL := demo
 
 setup: $(INSTALLED)
@@ -60,6 +60,16 @@ stop: $(INSTALLED)
 
 deploy: $(INSTALLED)
 	@$(BIN)/python -m deployments.register
+
+# The browser's tests skip where there is no Chromium; this installs Debian's, where one may.
+chromium:
+	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+		timeout 300 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null' || \
+		echo "Chromium could not be installed: the browser's tests will be skipped" >&2
+
+# The pictures in the docs are what the browser's test has seen.
+screenshots: $(INSTALLED)
+	S2D_SCREENSHOTS=docs/screenshots $(BIN)/pytest tests/browser
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

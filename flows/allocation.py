@@ -23,7 +23,7 @@ from s2d_core.report.results import Results
 from s2d_core.store import Store
 from tasks.jobs import stop_owned_jobs
 from tasks.stage import Runner
-from tasks.summary import make_summary
+from tasks.summary import make_summary, publish_summary
 
 Shares = Annotated[list[float], Field(description="Shares of the labels upstream; 0: RL on the student, 1: the bridge")]
 Counts = Annotated[list[int] | None, Field(description="Numbers of labels; none: 64, 128, ... and all there are")]
@@ -67,7 +67,8 @@ def allocation(
     def report(runner: Runner, failed: list[str]) -> Outcome:
         results = Results(prepared.plan, Store(config.store))
         summary = allocation_summary(results, prepared.points, scale, config.evaluation.split)
-        page = make_summary(config, "allocation", summary, command, {}, runner.tracker.report_page)
+        page = make_summary(config, "allocation", summary, command, {})
+        publish_summary("allocation", summary, page, {}, runner.tracker.report_page)
         return Outcome(page, [summary.rows], " ".join(summary.findings), failed)
 
     return experiment(prepared, dry_run, report)

@@ -33,7 +33,7 @@ from s2d_core.spec import StageResult
 from s2d_core.store import Store
 from tasks.links import publish_links
 from tasks.planning import CACHED, describe, plan_rows, reasons
-from tasks.report import arm_rows, contrast_rows, make_report, run_metrics
+from tasks.report import arm_rows, contrast_rows, make_report, publish_report, run_metrics
 from tasks.stage import Listener, Runner, run_stage
 from tasks.tracking import Tracker
 
@@ -185,7 +185,8 @@ def comparison(prepared: Prepared, command: str, expect: Mapping[str, Verdict] =
     ``expect`` is a failure too."""
 
     def report(runner: Runner, failed: list[str]) -> Outcome:
-        page, data = make_report(prepared.config, prepared.plan, runner, command, failed)
+        page, data = make_report(prepared.config, prepared.plan, runner.cached, command, failed)
+        publish_report(data, page, runner.tracker.report_page)
         tables = [arm_rows(data), contrast_rows(data) if len(data["contrasts"]) > 1 else []]
         return Outcome(page, tables, headline(data), [*failed, *unmet(data, expect)], run_metrics(data))
 

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from flows.experiment import Outcome, listening
 from s2d_core.errors import S2DError
 from s2d_core.spec import StageSpec
+from tasks.report import latest
 
 PLAIN_EVERY_S = 10.0
 
@@ -96,4 +97,4 @@ def show(console: Console, outcome: Outcome) -> None:
     console.print(outcome.finding, highlight=False, soft_wrap=True)
     for message in outcome.failed:
         print(f"error: {message}", file=sys.stderr)
-    print(f"report: {outcome.report}", flush=True)
+    print(f"report: {latest(outcome.report)}", flush=True)

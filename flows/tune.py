@@ -26,7 +26,7 @@ from s2d_core.plan import Plan
 from s2d_core.report.tuning import overlay, tuning_summary
 from s2d_core.store import Store
 from tasks.jobs import stop_owned_jobs
-from tasks.summary import make_summary
+from tasks.summary import make_summary, publish_summary
 
 Factors = Annotated[list[float], Field(description="Multiples of the recipe's learning rate that are tried first")]
 Trials = Annotated[int, Field(description="Learning rates tried for each stage of each arm")]
@@ -69,7 +69,8 @@ def tune(
             why = announce(planned, config)
         summary = tuning_summary(tuners, trials, seeds, config.name)
         recipe_file = {"tuned.yaml": overlay(tuners, trials, config.name, recipe, command)}
-        page = make_summary(config, "tuning", summary, command, recipe_file, running.runner.tracker.report_page)
+        page = make_summary(config, "tuning", summary, command, recipe_file)
+        publish_summary("tuning", summary, page, recipe_file, running.runner.tracker.report_page)
         outcome = Outcome(page, [summary.rows], " ".join(summary.findings), failed)
         running.close(outcome)
     return outcome.state

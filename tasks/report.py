@@ -20,18 +20,17 @@ from s2d_core.report.data import failed_gates, headline, report_data
 from s2d_core.report.page import write_report
 from s2d_core.report.results import Results
 from s2d_core.store import Store
-from tasks.stage import Runner
 
 GATE_FAILED = "s2d.gate.failed"  # event of a flow run; its payload has a line for each gate
 
 
-@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+@task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 def make_report(
-    config: Config, plan: Plan, runner: Runner, command: str, failures: list[str]
+    config: Config, plan: Plan, cached: set[str], command: str, failures: list[str]
 ) -> tuple[Path, dict[str, Any]]:
     """Write the report of whatever is finished; returns the page's path and the data of ``report.json``."""
     results = Results(plan, Store(config.store))
-    data = report_data(results, runner.cached, config, command, failures)
+    data = report_data(results, cached, config, command, failures)
     if failed := failed_gates(data):
         for line in failed:
             get_run_logger().warning(line)
@@ -42,8 +41,7 @@ def make_report(
     folder = root / "reports" / f"{config.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     page = write_report(folder, results, data, config.model_dump(mode="json"), config.evaluation.rollouts_shown)
     point(root / "latest", folder)
-    _artifacts(data, folder, runner.tracker.report_page)
-    return root / "latest" / page.name, data
+    return page, data
 
 
 def accuracy_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -104,6 +102,12 @@ def run_metrics(data: dict[str, Any]) -> dict[str, float]:
     return arms | {f"difference/{name}": difference for name, difference in contrasts.items()}
 
 
+def latest(page: Path) -> Path:
+    """The short way to a report: by ``latest``, if no later one has taken it."""
+    short = page.parents[2] / "latest" / page.name
+    return short if short.resolve() == page.resolve() else page
+
+
 def point(link: Path, folder: Path) -> None:
     """Make ``link`` point at ``folder``; at no moment is there none."""
     temporary = link.with_name(f".latest.{os.getpid()}")
@@ -112,11 +116,15 @@ def point(link: Path, folder: Path) -> None:
     temporary.rename(link)
 
 
-def _artifacts(data: dict[str, Any], folder: Path, address: str | None) -> None:
+def publish_report(data: dict[str, Any], page: Path, address: str | None) -> None:
+    """The findings as artifacts of the flow run: a task's would stand below those of every stage.
+
+    address: where a server shows the page, if one does.
+    """
     create_table_artifact(accuracy_rows(data), key="accuracy", description=headline(data))
     if data["contrasts"]:
         create_table_artifact(contrast_rows(data), key="contrasts", description="Claims, in points of avg@k")
-    words = [f"## {headline(data)}", where(folder / "report.html", address), *pictures(folder)]
+    words = [f"## {headline(data)}", where(page, address), *pictures(page.parent)]
     create_markdown_artifact("\n\n".join(words), key="report", description="Findings and pictures")
 
 

@@ -13,14 +13,9 @@ from s2d_core.store import write_json
 from tasks.report import pictures, point, where
 
 
-@task(name="summary", cache_policy=NO_CACHE, persist_result=False)
-def make_summary(
-    config: Config, name: str, summary: Summary, command: str, files: dict[str, str], address: str | None
-) -> Path:
-    """Write ``summary`` and further text ``files`` (name → content); returns the page's path.
-
-    address: where a server will show it, if one will.
-    """
+@task(name="summary", task_run_name="summary", cache_policy=NO_CACHE, persist_result=False)
+def make_summary(config: Config, name: str, summary: Summary, command: str, files: dict[str, str]) -> Path:
+    """Write ``summary`` and further text ``files`` (name → content); returns the page's path."""
     root = Path(config.store).absolute()
     folder = root / "reports" / f"{config.name}-{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     page = write_summary(folder, name, summary, command)
@@ -28,8 +23,19 @@ def make_summary(
         (folder / file).write_text(content)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     point(root / "latest", folder)
+    return page
+
+
+def publish_summary(name: str, summary: Summary, page: Path, files: dict[str, str], address: str | None) -> None:
+    """The findings as artifacts of the flow run. address: where a server shows the page, if one does."""
     create_table_artifact(summary.rows, key=name, description=summary.findings[0])
     texts = [f"```yaml\n{content}\n```" for content in files.values()]
-    words = [f"# {summary.title}", *summary.findings, where(page, address), *pictures(folder), *texts, *summary.notes]
+    words = [
+        f"# {summary.title}",
+        *summary.findings,
+        where(page, address),
+        *pictures(page.parent),
+        *texts,
+        *summary.notes,
+    ]
     create_markdown_artifact("\n\n".join(words), key="report", description=summary.title)
-    return root / "latest" / page.name
