@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker" / "compose.yaml"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
+RAY_NODE = "127.0.0.2"  # loopback too; what is called 127.0.0.1 Ray takes for the machine's own address
 PORTS = ("4200", "5000", "5432", "6379", "8080", "8265", "10001", "52365", "52366")
 
 
@@ -61,6 +62,7 @@ class Composition:
     def here(self, text: str) -> str:
         """``text`` of the compose file as it must read on this machine."""
         text = re.sub(r"\$\{(\w+)(?::\?[^}]*)?\}", lambda found: self.secrets[found[1]], text)
+        text = text.replace("ray-head:6379", f"{RAY_NODE}:6379")
         text = re.sub(rf"\b(?:{'|'.join(services())}):(?=\d)", "127.0.0.1:", text).replace("0.0.0.0", "127.0.0.1")
         text = re.sub(rf"\b(?:{'|'.join(PORTS)})\b", lambda found: self.ports[found[0]], text)
         for there, folder in (("/data", "data"), ("/etc/s2d", "etc")):
@@ -74,14 +76,13 @@ class Composition:
             for name, value in image_environment().items()
         }
         own = {name: self.here(value) for name, value in services()[service].get("environment", {}).items()}
-        own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else Ray puts the machine's address in loopback's place
         if not self.postgres:
             own = {name: self._sqlite(value) for name, value in own.items()}
         return {"HOME": str(self.folder / "home"), "LANG": "C.UTF-8", **image, **own}
 
     def command(self, service: str) -> list[str]:
         words = [self.here(word) for word in services()[service]["command"]]
-        return [*words, "--node-ip-address=127.0.0.1"] if words[0] == "ray" else words
+        return [*words, f"--node-ip-address={RAY_NODE}"] if words[0] == "ray" else words
 
     def start(self, service: str, command: list[str] | None = None, user: str | None = None) -> None:
         words = self._through_env(service, command or self.command(service))
