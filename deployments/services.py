@@ -43,8 +43,11 @@ class Service:
     def mark(self) -> str:
         return f"{self.folder.parent}:{self.name}"
 
+    def alive(self) -> bool:
+        return bool(processes.members(self.mark))
+
     def running(self) -> bool:
-        return bool(processes.members(self.mark)) and self.ready()
+        return self.alive() and self.ready()
 
 
 def services(settings: Settings) -> list[Service]:

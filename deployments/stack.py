@@ -18,6 +18,7 @@ from tasks.locks import exclusive
 
 START_SECONDS = 600.0  # a busy machine takes minutes
 STOP_SECONDS = 20.0
+HEARTBEAT_S = 90.0  # a worker's come every 30 s
 POLL_S = 0.3
 LOG_LINES = 15
 
@@ -34,7 +35,10 @@ def start(settings: Settings) -> None:
     with exclusive(settings.data / "stack.lock"):
         everything = services(settings)
         _check_same(settings, everything)
-        missing = [service for service in everything if not service.running()]
+        worker = everything[-1]
+        missing = [service for service in everything[:-1] if not service.running()]
+        if not worker.alive():
+            missing.append(worker)  # one that lives waits for its server, and with it the runs it has started
         for service in missing:
             processes.end(service.mark, STOP_SECONDS)  # what is left of one that crashed
         _check_ports(settings, missing)
@@ -45,7 +49,10 @@ def start(settings: Settings) -> None:
             _start(settings, [service for service in missing if service.name == "ray"])  # the least patient, so first
             _start(settings, [service for service in missing if service.name in ("prefect", "mlflow")])
             _register(settings)
-            _start(settings, [service for service in missing if service.name == "worker"])
+            if worker not in missing and not _comes_back(worker):
+                processes.end(worker.mark, STOP_SECONDS)
+                missing.append(worker)
+            _start(settings, [service for service in missing if service is worker])
         except BaseException:
             for service in reversed(missing):
                 processes.end(service.mark, STOP_SECONDS)
@@ -108,6 +115,14 @@ def _start(settings: Settings, chosen: list[Service]) -> None:
             elif (code := process.poll()) is not None or time.monotonic() > deadline:
                 raise _failure(service, "does not answer" if code is None else f"ended with code {code}")
         time.sleep(POLL_S)
+
+
+def _comes_back(worker: Service) -> bool:
+    """Whether a worker whose server was away is heard of again."""
+    deadline = time.monotonic() + HEARTBEAT_S
+    while not (online := worker.ready()) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return online
 
 
 def _failure(service: Service, how: str) -> ResourceError:

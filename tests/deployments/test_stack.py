@@ -1,6 +1,7 @@
 """The services of one machine, really started, each asking for credentials. One stack for the module, in this order:
 started, used, crashed, started again, stopped."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,11 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
@@ -22,6 +26,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from serving import PATIENCE, command, free_ports
 
 from deployments import processes
+from deployments.automations import NOTIFY, register_automations
 from deployments.services import Service, services
 from deployments.settings import Settings, free_port
 from deployments.stack import recorded
@@ -179,6 +184,64 @@ def test_a_deployment_of_other_code_says_to_register_again(client: SyncPrefectCl
     assert seen.state and seen.state.is_failed()
     assert "registered by version 0.0.1+00000000" in str(seen.state.message)
     assert "make deploy" in str(seen.state.message)
+
+
+def test_a_failed_run_is_told_to_the_block_that_notifications_go_to(
+    stack: Settings, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with webhook() as (address, told):
+        CustomWebhookNotificationBlock(name="team", url=address, json_data={"text": "{{body}}"}).save("team")
+        monkeypatch.setenv(NOTIFY, "custom-webhook/team")
+        register_automations(client)
+        run = trigger(client, SMOKE, **ONE_ARM, overrides=["stages.opd.steps=0"])
+        seen = ended(client, run)
+        assert seen.state and seen.state.is_failed()
+        wait("the notification", lambda: [text for text in told if run.name in text], 120)
+    assert any("stages.opd.steps = 0: should be greater than or equal to 1" in text for text in told)
+
+
+@contextmanager
+def webhook() -> Iterator[tuple[str, list[str]]]:
+    """A chat's address, and what it has been told."""
+    told: list[str] = []
+
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing on the terminal."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Chat) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", told
+        server.shutdown()
+
+
+def test_a_server_killed_during_a_run_is_started_again_and_the_run_ends_as_it_says(
+    stack: Settings, client: SyncPrefectClient, options: list[str]
+) -> None:
+    slow = {**ONE_ARM, "overrides": ["stages.pretrain_student.steps=1500"]}
+    run = trigger(client, SMOKE, **slow)
+    wait("training", lambda: trained(stack, 1500))
+    for process in processes.members(service(stack, "prefect").mark):
+        process.kill()
+    done = command(stack.data, "start", *options, **SECRETS)
+    assert done.returncode == 0, done.stderr
+    seen = ended(client, run)
+    assert seen.state
+    if not seen.state.is_completed():  # it says that it failed; the next one goes on
+        seen = ended(client, trigger(client, SMOKE, **slow))
+    assert seen.state and seen.state.is_completed(), seen.state
+
+
+def trained(stack: Settings, steps: int) -> bool:
+    """Whether a stage of so many steps has logged one."""
+    specs = stack.data.glob("store/stages/pretrain_student-*/spec.json")
+    ours = [path.parent for path in specs if json.loads(path.read_text())["settings"]["steps"] == steps]
+    return any((directory / "metrics.jsonl").exists() for directory in ours)
 
 
 def test_after_a_crash_start_repairs_registers_the_same_and_makes_up_for_missed_runs_with_one(
