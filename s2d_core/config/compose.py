@@ -27,7 +27,8 @@ def recipe_names() -> list[str]:
 def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     """Compose and validate.
 
-    recipe: name of a shipped recipe or path of a YAML file; its ``extends`` key names the recipe it builds on.
+    recipe: name of a shipped recipe or path of a YAML file; its ``extends`` key names what it builds on, one
+        recipe or a list of them, of which later ones win (``data/...``: parts, of problems alone).
     overrides: ``dotted.key=value`` strings, values in YAML.
     Raises ConfigError naming each wrong key, its value and what is allowed.
     """
@@ -75,8 +76,9 @@ def _recipe(name: str, seen: tuple[str, ...]) -> DictConfig:
         raise ConfigError(f"recipe {path}: not valid YAML: {error}") from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"recipe {path}: must be a mapping of configuration keys")
-    parent = loaded.pop("extends", None)
-    return loaded if parent is None else OmegaConf.merge(_recipe(parent, (*seen, name)), loaded)  # type: ignore[return-value]
+    parents = loaded.pop("extends", [])
+    names = [parents] if isinstance(parents, str) else parents
+    return OmegaConf.merge(*(_recipe(parent, (*seen, name)) for parent in names), loaded)  # type: ignore[return-value]
 
 
 def _overridden(recipe: DictConfig, overrides: Iterable[str]) -> DictConfig:
