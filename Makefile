@@ -1,5 +1,6 @@
 # make demo: the whole experiment on the small world, and its report. make test: every check there is.
 # make ablations: every arm under five seeds. make tune: learning rates. make allocation: where labels should go.
+# make serve: Prefect, MLflow, Ray and a worker on this machine, make stop ends them; make deploy: register again.
 # All set up what they need; a second run installs nothing, and trains nothing that is finished.
 
 PYTHON ?= python3
@@ -24,16 +25,16 @@ else
 CPU_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match
 endif
 
-.PHONY: setup demo ablations tune allocation test lint clean
+.PHONY: setup demo ablations tune allocation serve stop deploy test lint clean
 .DEFAULT_GOAL := demo
 
 setup: $(INSTALLED)
 
-$(INSTALLED): docker/requirements-cpu.txt pyproject.toml
+$(INSTALLED): docker/requirements-cpu.txt docker/requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(CPU_INDEX) -r $<
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(CPU_INDEX) -r $< -r docker/requirements-dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -47,6 +48,18 @@ ablations tune: $(INSTALLED)
 
 allocation: $(INSTALLED)
 	@$(call FLOW,$@,$(if $(SHARES),--shares $(SHARES)))
+
+# Further options in SERVE, for example make serve SERVE="--prefect-port 4201".
+SERVE ?=
+
+serve: $(INSTALLED)
+	@$(BIN)/python -m deployments.stack start $(SERVE)
+
+stop: $(INSTALLED)
+	@$(BIN)/python -m deployments.stack stop $(SERVE)
+
+deploy: $(INSTALLED)
+	@$(BIN)/python -m deployments.register
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

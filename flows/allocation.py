@@ -17,9 +17,11 @@ from flows.experiment import (
     command_line,
     experiment,
 )
+from flows.form import documented
 from s2d_core.report.allocation import allocation_summary
 from s2d_core.report.results import Results
 from s2d_core.store import Store
+from tasks.jobs import stop_owned_jobs
 from tasks.summary import make_summary
 
 Shares = Annotated[list[float], Field(description="Shares of the labels upstream; 0: RL on the student, 1: the bridge")]
@@ -30,7 +32,8 @@ Downstream = Annotated[str, Field(description="Arm of the recipe whose stages sh
 Mixed = Annotated[str | None, Field(description="Arm whose stages are those between; none: upstream's, downstream's")]
 
 
-@flow(name="allocation", task_runner=TASK_RUNNER, validate_parameters=True)  # type: ignore[arg-type]
+@flow(name="allocation", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@documented
 def allocation(
     recipe: Recipe = "small_world",
     shares: Shares = [0.0, 0.25, 0.5, 0.75, 1.0],  # noqa: B006

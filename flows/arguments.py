@@ -2,6 +2,9 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+from s2d_core.evaluation.comparison import Verdict
 
 Parser = argparse.ArgumentParser
 DEFAULT = "sparse_to_dense"
@@ -27,6 +30,36 @@ def _arms_and_seeds(*seeds: int, arms: str = "all of the recipe's") -> Callable[
         _seeds(parser, *seeds)
 
     return add
+
+
+def _expecting(add: Callable[[Parser], None]) -> Callable[[Parser], None]:
+    def with_expect(parser: Parser) -> None:
+        add(parser)
+        parser.add_argument(
+            "--expect",
+            nargs="+",
+            action=_Expectations,
+            default={},
+            metavar="'CONTRAST=VERDICT'",
+            help=f"fail when a contrast's verdict is another; verdicts: {', '.join(get_args(Verdict))}",
+        )
+
+    return with_expect
+
+
+class _Expectations(argparse.Action):
+    """``full > direct_grpo=holds`` → {"full > direct_grpo": "holds"}."""
+
+    def __call__(self, parser: Parser, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        expect = {}
+        for value in values:
+            contrast, _, verdict = value.rpartition("=")
+            if not contrast or verdict not in get_args(Verdict):
+                raise argparse.ArgumentError(
+                    self, f"{value!r}: must read CONTRAST=VERDICT with a verdict of {', '.join(get_args(Verdict))}"
+                )
+            expect[contrast] = verdict
+        setattr(namespace, self.dest, expect)
 
 
 def _seeds(parser: Parser, *default: int) -> None:
@@ -67,9 +100,9 @@ def _evaluate(parser: Parser) -> None:
 FLOWS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "sparse_to_dense": (
         "Train, compare and report the arms of a recipe.",
-        _arms_and_seeds(0, arms="the recipe's default_arms"),
+        _expecting(_arms_and_seeds(0, arms="the recipe's default_arms")),
     ),
-    "ablations": ("Every arm of a recipe under several seeds.", _arms_and_seeds(0, 1, 2, 3, 4)),
+    "ablations": ("Every arm of a recipe under several seeds.", _expecting(_arms_and_seeds(0, 1, 2, 3, 4))),
     "tune": ("Choose learning rates on the validation split.", _tune),
     "allocation": ("Which share of the labels should go upstream?", _allocation),
     "evaluate": ("Measure checkpoints and finished arms on a recipe's problems.", _evaluate),

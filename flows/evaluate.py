@@ -8,13 +8,16 @@ from pydantic import Field
 
 from flows import prepare
 from flows.experiment import TASK_RUNNER, DryRun, Overrides, Recipe, Seeds, command_line, comparison, experiment
+from flows.form import documented
+from tasks.jobs import stop_owned_jobs
 
 FinishedArms = Annotated[list[str], Field(description="Arms of the recipe that are trained already")]
 Checkpoints = Annotated[list[str], Field(description="Hugging Face model folders or Hub ids")]
 Split = Annotated[Literal["test", "validation"], Field(description="Problems to measure on")]
 
 
-@flow(name="evaluate", task_runner=TASK_RUNNER, validate_parameters=True)  # type: ignore[arg-type]
+@flow(name="evaluate", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@documented
 def evaluate(
     checkpoints: Checkpoints = [],  # noqa: B006
     arms: FinishedArms = [],  # noqa: B006

@@ -5,7 +5,7 @@ plans in one.
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,14 +20,18 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.prepare import Prepared
+from flows.prepare import NOTHING, Prepared
+from s2d_core.config.compose import recipe_names
 from s2d_core.config.schema import Config
 from s2d_core.errors import S2DError
+from s2d_core.evaluation.comparison import Verdict
+from s2d_core.expectations import unmet
 from s2d_core.launch.cluster import connect, disconnect
 from s2d_core.plan import Plan
 from s2d_core.report.data import headline
 from s2d_core.spec import StageResult
 from s2d_core.store import Store
+from tasks.links import publish_links
 from tasks.planning import CACHED, describe, mermaid, reasons
 from tasks.report import arm_rows, contrast_rows, make_report
 from tasks.stage import Listener, Runner, run_stage
@@ -37,10 +41,13 @@ MOST_TASKS = 256  # waiting ones included; how many stages really run at once is
 TASK_RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=MOST_TASKS)
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
-Recipe = Annotated[str, Field(description="Name of a shipped recipe, or path of a YAML file")]
+Recipe = Annotated[str, Field(description=f"Shipped recipe ({', '.join(recipe_names())}), or path of a YAML file")]
 Arms = Annotated[list[str] | None, Field(description="Arms to run; none: all of the recipe's")]
 Seeds = Annotated[list[int], Field(description="Each seed trains every arm once")]
 Overrides = Annotated[list[str], Field(description="key=value, e.g. stages.opd.steps=100")]
+Expect = Annotated[
+    dict[str, Verdict], Field(description="Contrast to verdict; the run fails when it finds another, for CI")
+]
 DryRun = Annotated[bool, Field(description="Plan only: train nothing")]
 
 
@@ -80,13 +87,15 @@ class Session:
 
     @cached_property
     def runner(self) -> Runner:
-        return Runner(self.config, Tracker(self.config, self.seeds, self.arms), _listener.get())
+        tracker = Tracker(self.config, self.seeds, self.arms)
+        publish_links(tracker, self.config.launch)
+        return Runner(self.config, tracker, _listener.get())
 
     def run(self, planned: Plan, why: dict[str, str]) -> list[str]:
         """Run what is missing of ``planned``, ``why`` being its ``reasons``; returns what failed, in words."""
         if not self._connected and any(reason != CACHED for reason in why.values()):
             self._connected = True  # a run with everything finished never starts Ray
-            connect(self.config)
+            connect(self.config, [planned.specs[f] for f, reason in why.items() if reason != CACHED])
         self.runner.learn(planned.specs)
         futures = self._submit(planned)
         wait(list(futures.values()))
@@ -163,18 +172,18 @@ def experiment(prepared: Prepared, dry_run: bool, report: Report) -> State[Any]:
     with session(config, list(planned.arms), list(next(iter(planned.arms.values())))) as running:
         failed = running.run(planned, why)
         outcome = report(running.runner.cached, failed)
-        running.close(outcome.report, succeeded=not failed)
+        running.close(outcome.report, succeeded=not outcome.failed)
     return outcome.state
 
 
-def comparison(prepared: Prepared, command: str) -> Report:
-    """The report that compares arms: accuracy, contrasts, pictures, what failed."""
+def comparison(prepared: Prepared, command: str, expect: Mapping[str, Verdict] = NOTHING) -> Report:
+    """The report that compares arms: accuracy, contrasts, pictures, what failed. A finding that differs from
+    ``expect`` is a failure too."""
 
     def report(cached: set[str], failed: list[str]) -> Outcome:
         page, data = make_report(prepared.config, prepared.plan, cached, command, failed)
-        return Outcome(
-            page, [arm_rows(data), contrast_rows(data) if len(data["contrasts"]) > 1 else []], headline(data), failed
-        )
+        tables = [arm_rows(data), contrast_rows(data) if len(data["contrasts"]) > 1 else []]
+        return Outcome(page, tables, headline(data), [*failed, *unmet(data, expect)])
 
     return report
 
@@ -196,6 +205,8 @@ def command_line(flow: str, /, overrides: Sequence[str] = (), **parameters: Any)
     """The command that runs the same flow again; parameters that are None or empty are left out."""
     words = ["python", "-m", "flows", *([] if flow == "sparse_to_dense" else [flow])]
     for name, value in (*parameters.items(), ("set", overrides)):
+        if isinstance(value, dict):
+            value = [f"{key}={each}" for key, each in value.items()]
         values = value if isinstance(value, list | tuple) else [] if value is None else [value]
         words += [f"--{name.replace('_', '-')}", *map(str, values)] if values else []
     return shlex.join(words)

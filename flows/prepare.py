@@ -4,6 +4,7 @@ the flow itself read the same. Functions are named as the flows are, and take th
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from s2d_core import fairness
 from s2d_core.allocation import Point, Scale, allocation_arms
@@ -12,11 +13,15 @@ from s2d_core.config.inputs import ModelConfig
 from s2d_core.config.schema import Config
 from s2d_core.config.stages import ArmConfig
 from s2d_core.errors import CheckpointError, ConfigError
+from s2d_core.evaluation.comparison import Verdict
+from s2d_core.expectations import check_expectations
 from s2d_core.plan import Plan, only_deployed, plan, plan_evaluations
-from s2d_core.preflight import preflight
+from s2d_core.preflight import preflight, source_hashes
 from s2d_core.store import Store
 from s2d_core.training.model_files import content_hash, locate_model
 from s2d_core.tuning import ArmTuner, tuners
+
+NOTHING: Mapping[str, Verdict] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,13 @@ class Tuning(Prepared):
 
 
 def sparse_to_dense(
-    recipe: str, arms: Sequence[str] | None, seeds: Sequence[int], overrides: Sequence[str]
+    recipe: str,
+    arms: Sequence[str] | None,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    expect: Mapping[str, Verdict] = NOTHING,
 ) -> Prepared:
-    return _prepared(_compose(recipe, overrides), arms, seeds)
+    return _prepared(_compose(recipe, overrides), arms, seeds, expect)
 
 
 def ablations(
@@ -52,11 +61,12 @@ def ablations(
     seeds: Sequence[int],
     overrides: Sequence[str],
     extra_arms: Mapping[str, ArmConfig] | None = None,
+    expect: Mapping[str, Verdict] = NOTHING,
 ) -> Prepared:
     """``arms`` (None: every arm of the recipe) and all of ``extra_arms``."""
     config, extra = _compose(recipe, overrides), dict(extra_arms or {})
     chosen = [*(config.arms if arms is None else arms), *extra]
-    return _prepared(with_arms(config, extra), chosen, seeds)
+    return _prepared(with_arms(config, extra), chosen, seeds, expect)
 
 
 def tune(
@@ -75,9 +85,9 @@ def tune(
 
 
 def plan_trials(config: Config, searched: Sequence[ArmTuner], seeds: Sequence[int], sources: Mapping[str, str]) -> Plan:
-    """The union DAG of the trials that come next, of all arms."""
+    """The union DAG of the trials that come next, of all arms. They are judged by the deployed model alone."""
     trials = {name: arm for tuner in searched for name, arm in tuner.ask().items()}
-    return plan(with_arms(config, trials), list(trials), seeds, sources)
+    return only_deployed(plan(with_arms(config, trials), list(trials), seeds, sources))
 
 
 def allocation(
@@ -122,6 +132,17 @@ def evaluate(
     return Prepared(config, planned, sources)
 
 
+def prune(recipes: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]) -> tuple[Store, set[str]]:
+    """The store of ``recipes``, and the fingerprints of all stages of all their arms."""
+    configs = [_compose(recipe, overrides) for recipe in recipes]
+    if len(stores := {config.store for config in configs}) != 1:
+        raise ConfigError(
+            f"recipes = {list(recipes)}: give recipes of one store; these have {sorted(stores) or 'none'}"
+        )
+    plans = [plan(config, list(config.arms), seeds, source_hashes(config)) for config in configs]
+    return Store(stores.pop()), {fingerprint for each in plans for fingerprint in each.specs}
+
+
 def _check_finished(planned: Plan, store: Store) -> None:
     for name, seeds in planned.arms.items():
         for seed, arm in seeds.items():
@@ -139,8 +160,11 @@ def _compose(recipe: str, overrides: Sequence[str]) -> Config:
     return config.model_copy(update={"store": str(Path(config.store).absolute())})
 
 
-def _prepared(config: Config, arms: Sequence[str] | None, seeds: Sequence[int]) -> Prepared:
+def _prepared(
+    config: Config, arms: Sequence[str] | None, seeds: Sequence[int], expect: Mapping[str, Verdict] = NOTHING
+) -> Prepared:
     sources = preflight(config, arms)
     planned = plan(config, arms, seeds, sources)
+    check_expectations(config, list(planned.arms), expect)
     fairness.check(config, planned)
     return Prepared(config, planned, sources)

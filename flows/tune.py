@@ -21,16 +21,19 @@ from flows.experiment import (
     only_planned,
     session,
 )
+from flows.form import documented
 from s2d_core.plan import Plan
 from s2d_core.report.tuning import overlay, tuning_summary
 from s2d_core.store import Store
+from tasks.jobs import stop_owned_jobs
 from tasks.summary import make_summary
 
 Factors = Annotated[list[float], Field(description="Multiples of the recipe's learning rate that are tried first")]
 Trials = Annotated[int, Field(description="Learning rates tried for each stage of each arm")]
 
 
-@flow(name="tune", task_runner=TASK_RUNNER, validate_parameters=True)  # type: ignore[arg-type]
+@flow(name="tune", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
+@documented
 def tune(
     recipe: Recipe = "small_world",
     arms: Arms = None,

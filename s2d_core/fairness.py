@@ -9,7 +9,7 @@ For each arm the plan says (``facts``):
     group_size, sampling.*, optimiser.*    likewise
     stages, teacher, ...               the rows in order, and whatever else the arm says of itself
     models                             base model of each role
-    learning_rate_trials               learning rates tried; the rates themselves may differ, being tuned for each arm
+    learning_rate_trials               rates tried for each stage; the rates may differ, being tuned for each arm
     steps, problems, policy_gradient.*, divergence.*, ...    every other setting of a stage
 
 Those of the last line are compared row by row, GRPO rows with each other whichever model they train. What only one arm

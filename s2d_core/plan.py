@@ -14,6 +14,7 @@ from s2d_core.config.schema import Config
 from s2d_core.errors import ConfigError
 from s2d_core.recipe import STAGES, Role, stage_settings
 from s2d_core.spec import Kind, StageSpec
+from s2d_core.workers import stage_workers
 
 MEASURES = 2  # raised by hand when an evaluation measures something new: models are then measured again, not trained
 
@@ -184,16 +185,17 @@ class _Planner:
             settings=settings,
             inputs=inputs,
             seed=self.seed if seed is None else seed,
-            execution=self._execution(),
+            execution=self._execution(name),
         )
         return self.specs.setdefault(spec.fingerprint, spec).fingerprint
 
-    def _execution(self) -> dict[str, Any]:
+    def _execution(self, name: str) -> dict[str, Any]:
         config = self.config
+        training, rollouts = stage_workers(config, name)
         return {
             "store": config.store,
-            "training": config.training.model_dump(mode="json"),
-            "rollouts": config.rollouts.model_dump(mode="json"),
+            "training": training.model_dump(mode="json"),
+            "rollouts": rollouts.model_dump(mode="json"),
             "verifier": config.verifier.model_dump(mode="json"),
             "label_budget": config.label_budget or label_count(config, {"all"}),
         }

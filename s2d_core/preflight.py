@@ -26,6 +26,7 @@ from s2d_core.resources.memory import Precision
 from s2d_core.rewards.verifier import Verifier
 from s2d_core.training.model_files import content_hash as model_hash
 from s2d_core.training.model_files import locate_model, stop_tokens
+from s2d_core.workers import COMPUTING, stage_workers
 
 GIB = 1 << 30
 logger = logging.getLogger(__name__)
@@ -39,6 +40,18 @@ def preflight(config: Config, arms: Sequence[str] | None = None) -> dict[str, st
     """
     planned = plan(config, arms, seeds=[0]) if arms or arms is None else Plan()
     check_fits(config, planned)
+    sources, _ = _check_inputs(config)
+    _check_machine(config, planned)
+    return sources
+
+
+def source_hashes(config: Config) -> dict[str, str]:
+    """What ``preflight`` returns, of a machine on which nothing is going to be trained. Raises as it does."""
+    return _check_inputs(config)[0]
+
+
+def _check_inputs(config: Config) -> tuple[dict[str, str], dict[str, Path]]:
+    """Content hashes of external inputs, and the folders of the models among them."""
     sources: dict[str, str] = {}
     paths: dict[str, Path] = {}
     for role in ("teacher", "student"):
@@ -50,8 +63,7 @@ def preflight(config: Config, arms: Sequence[str] | None = None) -> dict[str, st
         _check_tokenizers(paths, config.data.files)
     if config.data.files is not None:
         sources["data"] = _check_data(config, paths)
-    _check_machine(config, planned)
-    return sources
+    return sources, paths
 
 
 def _check_tokenizers(paths: dict[str, Path], files: FilesConfig | None) -> None:
@@ -137,7 +149,8 @@ def _check_machine(config: Config, planned: Plan) -> None:
             f"store = {config.store!r}: the run needs about {disk / GIB + 0.25:.1f} GiB of disk, {free / GIB:.1f} GiB "
             "are free; free some, name another store, or lower training.checkpoints_kept"
         )
-    if config.hardware or config.training.gpus_per_worker or config.launch.address != "local":
+    on_gpus = any(stage_workers(config, stage)[0].gpus_per_worker for stage in COMPUTING)
+    if config.hardware or on_gpus or config.launch.address != "local":
         return  # the memory that counts is not this process's
     needs = estimates(config, planned)
     largest = max(needs, key=lambda fingerprint: needs[fingerprint].memory, default=None)

@@ -28,7 +28,7 @@ def run_stage(spec: StageSpec, report: Report = silent) -> StageResult:
         return done
     torch.set_num_threads(context.training.threads)
     if parallel.rank() == 0:
-        context.store.begin(spec)
+        context.store.start(spec)
     parallel.barrier()
     with context.log(), context.opened:
         result = _run(context)

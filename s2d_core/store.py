@@ -18,6 +18,7 @@ from s2d_core.spec import StageResult, StageSpec
 
 FORMAT = 1
 DISTANCE = "distance.json"  # what an evaluation leaves besides its samples: distance to the teacher by position
+STARTED = "started"  # a file of this name in its directory says that a stage has what it needs and runs
 CANCEL = "cancel"  # a file of this name in its directory asks a running stage to stop
 
 
@@ -77,11 +78,20 @@ class Store:
         return result if whole else None
 
     def begin(self, spec: StageSpec) -> Path:
-        """Create the stage's directory and write its spec."""
+        """Create the stage's directory and write its spec. It has not started: it may have to wait for a cluster."""
         directory = self.dir(spec)
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / STARTED).unlink(missing_ok=True)
         write_json(directory / "spec.json", spec.model_dump(mode="json"))
         return directory
+
+    def start(self, spec: StageSpec) -> None:
+        """``begin``, and the work begins now."""
+        (self.begin(spec) / STARTED).touch()
+
+    def started(self, spec: StageSpec) -> bool:
+        """Whether the work has begun since the stage was last launched."""
+        return (self.dir(spec) / STARTED).exists()
 
     def commit(self, spec: StageSpec, result: StageResult) -> None:
         """Publish ``result``; from here on the stage is finished."""

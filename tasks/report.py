@@ -10,6 +10,8 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.runtime import flow_run
 
 from s2d_core.config.schema import Config
 from s2d_core.plan import Plan
@@ -17,6 +19,8 @@ from s2d_core.report.data import failed_gates, headline, report_data
 from s2d_core.report.page import write_report
 from s2d_core.report.results import Results
 from s2d_core.store import Store
+
+GATE_FAILED = "s2d.gate.failed"  # event of a flow run; its payload has a line for each gate
 
 
 @task(name="report", cache_policy=NO_CACHE, persist_result=False)
@@ -26,8 +30,12 @@ def make_report(
     """Write the report of whatever is finished; returns the page's path and the data of ``report.json``."""
     results = Results(plan, Store(config.store))
     data = report_data(results, cached, config, command, failures)
-    for line in failed_gates(data):
-        get_run_logger().warning(line)
+    if failed := failed_gates(data):
+        for line in failed:
+            get_run_logger().warning(line)
+        emit_event(
+            GATE_FAILED, resource={"prefect.resource.id": f"prefect.flow-run.{flow_run.id}"}, payload={"gates": failed}
+        )
     root = Path(config.store).absolute()
     folder = root / "reports" / f"{config.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     page = write_report(folder, results, data, config.model_dump(mode="json"), config.evaluation.rollouts_shown)

@@ -15,9 +15,12 @@ from s2d_core import gates
 from s2d_core.config.schema import Config
 from s2d_core.errors import ResourceError, S2DError, StageError
 from s2d_core.launch import Handle, launch
+from s2d_core.launch.cluster import stage_resources
+from s2d_core.launch.head import Head
 from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
 from tasks.follow import StageFollower, describe
+from tasks.jobs import claim
 from tasks.locks import exclusive
 from tasks.slots import Slots, priorities
 from tasks.tracking import Tracker
@@ -26,6 +29,7 @@ POLL_S = 0.5
 LOG_EVERY_S = 5.0
 GRACE_S = 60.0
 STOP_S = 15.0
+WAIT_SAID_S = 60.0  # the workers of a stage that need not wait start within it
 
 # (stage id, steps done, steps in all, state: waiting, running, cached, done, failed)
 Listener = Callable[[StageSpec, int, int, str], None]
@@ -45,6 +49,7 @@ class Runner:
         self.priorities: dict[str, float] = {}
         self.store, self.slots = Store(config.store), Slots(parallel)
         self.tell: Listener = listener or (lambda spec, done, steps, state: None)
+        self.head = Head(config.launch)
         self.cached: set[str] = set()
         self._stopped = threading.Event()
         self._running: set[str] = set()
@@ -110,15 +115,19 @@ class Runner:
         gates.require(self.config.gates, self.store, self.specs, spec)
         logger, directory = get_run_logger(), self.store.dir(spec)
         logger.info("%s: running in %s", spec.id, directory)
+        self.head.check()
+        if self.config.launch.mode == "job":
+            claim(directory)
         handle = launch(spec, self.config.launch)
         run_id = self.tracker.start(spec)
         try:
             self._follow(spec, handle, run_id)
             result = handle.result()
         except BaseException as error:
-            handle.cancel()
-            # Neither a retry nor the end of the run may meet it alive.
-            handle.wait(STOP_S if isinstance(error, StoppedError) else GRACE_S)
+            if not self.head.lost:
+                handle.cancel()
+                # Neither a retry nor the end of the run may meet it alive.
+                handle.wait(STOP_S if isinstance(error, StoppedError) else GRACE_S)
             self.tracker.fail(run_id)
             self.tell(spec, 0, 1, "failed")
             raise error
@@ -130,7 +139,8 @@ class Runner:
     def _follow(self, spec: StageSpec, handle: Handle, run_id: str) -> None:
         """Poll, never block: a timeout or a cancellation must be able to come between."""
         logger, follower = get_run_logger(), StageFollower(self.store.dir(spec))
-        steps, began, logged = spec.settings.get("steps", 0), time.monotonic(), 0.0
+        steps, logged = spec.settings.get("steps", 0), 0.0
+        launched, began = time.monotonic(), None  # a stage that waits for the cluster has not begun
         progress: Any = create_progress_artifact(0.0, key=_artifact_key(spec), description=spec.id) if steps else None
         lines: list[dict[str, Any]] = []  # steps that MLflow does not know of yet: telling it is a transaction
         ended = False
@@ -149,9 +159,15 @@ class Runner:
                         self.tracker.metrics(run_id, lines)
                         lines = []
                 elif not logged and not ended:
-                    self.tell(spec, 0, steps or 1, "starting")
+                    self.tell(spec, 0, steps or 1, "starting" if began else "waiting")
                 self._go_on()
-                if not ended and time.monotonic() - began > self.config.launch.stage_timeout_s:
+                self.head.check()
+                if began is None and self.store.started(spec):
+                    began = time.monotonic()
+                elif began is None and launched and time.monotonic() - launched > WAIT_SAID_S:
+                    launched = 0.0
+                    logger.info("%s: waiting until the cluster has %s free", spec.id, _needs(spec))
+                if not ended and began and time.monotonic() - began > self.config.launch.stage_timeout_s:
                     raise StageError(
                         f"{spec.id}: not done within launch.stage_timeout_s = {self.config.launch.stage_timeout_s:g} "
                         "s; raise it, or run again to go on from the last checkpoint"
@@ -177,6 +193,10 @@ def worth_retrying(task: Any, run: TaskRun, state: State[Any]) -> bool:
 def run_stage(spec: StageSpec, parents: list[StageResult], runner: Runner) -> StageResult:
     """Run one stage of the DAG; ``parents`` only draws the edges."""
     return runner.run(spec)
+
+
+def _needs(spec: StageSpec) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in stage_resources(spec).items())
 
 
 def _artifact_key(spec: StageSpec) -> str:

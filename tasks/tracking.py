@@ -41,6 +41,13 @@ class Tracker:
         self.parent = self._client.create_run(self._experiment, tags=tags).info.run_id
         self._client.log_dict(self.parent, config.model_dump(mode="json"), "config.json")
 
+    @property
+    def page(self) -> str | None:
+        """Address of the parent run in MLflow's pages; None where no server shows them."""
+        if not self.uri.startswith(("http://", "https://")):
+            return None
+        return f"{self.uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.parent}"
+
     def _open(self, name: str, store: Path | None) -> str:
         """Id of the experiment, which is made when there is none; ``store`` keeps its artifacts, else the server."""
         if found := self._client.get_experiment_by_name(name):

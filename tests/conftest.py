@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.pop("PREFECT_API_URL", None)
+os.environ.pop("S2D_SITE", None)
 
 from collections.abc import Iterator
 from pathlib import Path

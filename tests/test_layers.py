@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("s2d_core", "tasks", "flows")
-MAY_IMPORT = {"s2d_core": {"s2d_core"}, "tasks": {"s2d_core", "tasks"}, "flows": set(PACKAGES)}
+PACKAGES = ("s2d_core", "tasks", "flows", "deployments")
+MAY_IMPORT = {
+    "s2d_core": {"s2d_core"},
+    "tasks": {"s2d_core", "tasks"},
+    "flows": {"s2d_core", "tasks", "flows"},
+    "deployments": set(PACKAGES),
+}
 ORCHESTRATION = {"prefect", "mlflow"}
 
 # Packages beside each other, and what stands above all of them.

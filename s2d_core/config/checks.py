@@ -10,7 +10,7 @@ from s2d_core.errors import ConfigError
 
 def check(config: Config) -> None:
     """Raises ConfigError naming every impossible combination in ``config``."""
-    problems = [*_models(config), *_budget(config), *_evaluation(config)]
+    problems = [*_models(config), *_budget(config), *_evaluation(config), *_resources(config)]
     for name, arm in config.arms.items():
         problems += _arm(config, name, arm)
     problems += _contrasts(config)
@@ -60,6 +60,23 @@ def _budget(config: Config) -> Iterator[str]:
 def _evaluation(config: Config) -> Iterator[str]:
     if getattr(config.data.splits, config.evaluation.split) == 0:
         yield f"evaluation.split = {config.evaluation.split!r}: data.splits.{config.evaluation.split} is 0; raise it"
+
+
+def _resources(config: Config) -> Iterator[str]:
+    """Workers that a stage has of its own: of a stage there is, and possible together with what all stages share."""
+    from s2d_core.config.compose import validate
+    from s2d_core.workers import COMPUTING, with_own
+
+    for stage, own in config.resources.items():
+        if stage not in COMPUTING:
+            yield f"resources.{stage}: no such stage; allowed: {', '.join(COMPUTING)}"
+            continue
+        for part in ("training", "rollouts"):
+            shared = getattr(config, part)
+            try:
+                validate(type(shared), with_own(shared, getattr(own, part)), f"resources.{stage}.{part}")
+            except ConfigError as error:
+                yield str(error)
 
 
 def _contrasts(config: Config) -> Iterator[str]:

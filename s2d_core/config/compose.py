@@ -1,6 +1,8 @@
-"""Recipe files + ``key=value`` overrides → one validated ``Config``, or one error naming every wrong key."""
+"""Recipe files + the site's file + ``key=value`` overrides → one validated ``Config``, or one error naming every wrong
+key."""
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -17,6 +19,8 @@ from s2d_core.errors import ConfigError
 M = TypeVar("M", bound=BaseModel)
 
 RECIPES = Path(__file__).parent / "recipes"
+SITE = "S2D_SITE"  # names a YAML file: where and how runs of this machine or cluster are executed
+SITE_KEYS = ("store", "launch", "tracking", "training", "rollouts", "verifier")  # how and where, not what
 
 
 def recipe_names() -> list[str]:
@@ -30,10 +34,11 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     recipe: name of a shipped recipe or path of a YAML file; its ``extends`` key names what it builds on, one
         recipe or a list of them, of which later ones win (``data/...``: parts, of problems alone).
     overrides: ``dotted.key=value`` strings, values in YAML.
+    Between the two comes the file that S2D_SITE names, if it does: what a worker says of the place it runs in.
     Raises ConfigError naming each wrong key, its value and what is allowed.
     """
     try:
-        merged = _overridden(_recipe(recipe, seen=()), overrides)
+        merged = _overridden(OmegaConf.merge(_recipe(recipe, seen=()), _site()), overrides)  # type: ignore[arg-type]
         if missing := sorted(OmegaConf.missing_keys(merged)):
             raise ConfigError(f"recipe {recipe!r} leaves {', '.join(missing)} to you: give each as key=value")
         values = OmegaConf.to_container(merged, resolve=True)
@@ -70,15 +75,32 @@ def _recipe(name: str, seen: tuple[str, ...]) -> DictConfig:
         raise ConfigError(
             f"recipe = {name!r}: no such recipe; allowed: {', '.join(recipe_names())}, or the path of a YAML file"
         )
-    try:
-        loaded = OmegaConf.load(path)
-    except Exception as error:  # PyYAML's and OmegaConf's errors have no common base
-        raise ConfigError(f"recipe {path}: not valid YAML: {error}") from error
-    if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"recipe {path}: must be a mapping of configuration keys")
+    loaded = _mapping(path, "recipe")
     parents = loaded.pop("extends", [])
     names = [parents] if isinstance(parents, str) else parents
     return OmegaConf.merge(*(_recipe(parent, (*seen, name)) for parent in names), loaded)  # type: ignore[return-value]
+
+
+def _site() -> DictConfig:
+    """The site's file; empty where there is none."""
+    if not (name := os.environ.get(SITE)):
+        return OmegaConf.create()
+    if not (path := Path(name)).is_file():
+        raise ConfigError(f"{SITE} = {name!r}: no such file; correct the variable, or unset it")
+    loaded = _mapping(path, SITE)
+    if wrong := [str(key) for key in loaded if key not in SITE_KEYS]:
+        raise ConfigError(f"{SITE} {path}: {', '.join(wrong)}: not for a site to say; allowed: {', '.join(SITE_KEYS)}")
+    return loaded
+
+
+def _mapping(path: Path, what: str) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:  # PyYAML's and OmegaConf's errors have no common base
+        raise ConfigError(f"{what} {path}: not valid YAML: {error}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{what} {path}: must be a mapping of configuration keys")
+    return loaded
 
 
 def _overridden(recipe: DictConfig, overrides: Iterable[str]) -> DictConfig:

@@ -1,6 +1,7 @@
 """The one configuration object. Frozen, typed, and strict: an unknown key or an impossible value is an error.
 
-Recipes are YAML under ``recipes/``; ``compose.py`` merges them with overrides and validates the result here.
+Recipes are YAML under ``recipes/``; ``compose.py`` merges them with the site's file and overrides, and validates the
+result here.
 Nothing reads environment variables or files for settings after that, secrets aside.
 """
 
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 
 from s2d_core.config.base import Positive, Strict
 from s2d_core.config.inputs import DataConfig, ModelsConfig
+from s2d_core.config.resources import StageResources, WorkersConfig
 from s2d_core.config.stages import ArmConfig, SamplingConfig, StagesConfig
 
 
@@ -24,8 +26,8 @@ class EvaluationConfig(Strict):
     rollouts_shown: int = Field(6, ge=0)
 
 
-class RolloutsConfig(Strict):
-    """Where rollouts come from. ``workers`` 0: the engine lives inside each training worker."""
+class RolloutsConfig(WorkersConfig):
+    """Where rollouts come from: ``workers`` for each training worker. 0: the engine lives inside that one."""
 
     engine: Literal["torch", "vllm"] = "torch"
     workers: int = Field(0, ge=0)
@@ -34,6 +36,15 @@ class RolloutsConfig(Strict):
     sync_timeout_s: float = Field(60.0, gt=0)
     max_restarts: int = Field(3, ge=0)
 
+    @model_validator(mode="after")
+    def _someone_to_use_them(self) -> "RolloutsConfig":
+        if self.gpus_per_worker and not self.workers:
+            raise ValueError(
+                f"gpus_per_worker = {self.gpus_per_worker:g} with workers = 0: the engine is inside the training "
+                "worker, on its GPU (training.gpus_per_worker); raise workers, or leave gpus_per_worker at 0"
+            )
+        return self
+
 
 class VerifierConfig(Strict):
     workers: Positive = 1
@@ -41,12 +52,10 @@ class VerifierConfig(Strict):
     memory_mb: Positive = 2048
 
 
-class TrainingConfig(Strict):
+class TrainingConfig(WorkersConfig):
     """How a stage is executed. Only ``dtype`` can change a result beyond rounding."""
 
     workers: Positive = 1
-    cpus_per_worker: float = Field(1.0, gt=0)
-    gpus_per_worker: float = Field(0.0, ge=0)
     threads: Positive = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     token_budget: Positive = 16_384  # tokens in one micro-batch
@@ -55,6 +64,15 @@ class TrainingConfig(Strict):
     checkpoints_kept: Positive = 2
     max_failures: int = Field(3, ge=0)
     activation_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _a_device_each(self) -> "TrainingConfig":
+        if self.workers > 1 and self.gpus_per_worker % 1:
+            raise ValueError(
+                f"gpus_per_worker = {self.gpus_per_worker:g} with workers = {self.workers}: training workers cannot "
+                "share a GPU; give whole GPUs, or one worker"
+            )
+        return self
 
 
 class HardwareConfig(Strict):
@@ -81,8 +99,9 @@ class LaunchConfig(Strict):
     mode: Literal["inproc", "ray", "job"] = "ray"
     address: str = "local"  # ray: "local", "auto" or host:port; job: http://host:port
     cpus: Positive | None = None  # local clusters only; None: all of them
+    python: str | None = None  # job only: the nodes' interpreter; None: this process's, at the same path
     parallel_stages: Positive = 2
-    stage_timeout_s: float = Field(86_400.0, gt=0)
+    stage_timeout_s: float = Field(86_400.0, gt=0)  # from when it has its workers
     retries: int = Field(1, ge=0)
 
 
@@ -133,11 +152,12 @@ class Config(Strict):
     rollouts: RolloutsConfig = RolloutsConfig()
     verifier: VerifierConfig = VerifierConfig()
     training: TrainingConfig = TrainingConfig()
+    resources: dict[str, StageResources] = Field(default_factory=dict)  # stage → its own workers
     launch: LaunchConfig = LaunchConfig()
     hardware: HardwareConfig | None = None  # None: whatever this machine is
     tracking: TrackingConfig = TrackingConfig()
     contrasts: tuple[ContrastConfig, ...] = ()
     allocation: tuple[str, ...] = ()  # arms of the report's allocation curve: the same labels, spent in other places
     gates: GatesConfig = GatesConfig()
-    # How many learning rates were tried for an arm, where that was kept count of.
+    # How many learning rates were tried for each stage of an arm, where that was kept count of (flow ``tune`` does).
     learning_rate_trials: dict[str, Positive] = Field(default_factory=dict)

@@ -3,21 +3,25 @@
 import logging
 import os
 import signal
-import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from s2d_core.config.schema import Config
+from s2d_core.config.schema import Config, LaunchConfig, RolloutsConfig, TrainingConfig
 from s2d_core.errors import ResourceError
+from s2d_core.launch.head import knock
+from s2d_core.spec import StageSpec
+from s2d_core.workers import reserved
 
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_SECONDS = 30.0
 
 
-def connect(config: Config) -> None:
+def connect(config: Config, specs: Iterable[StageSpec] = ()) -> None:
     """Attach, once, from the main thread and before any stage is launched.
 
+    specs: the stages that will be launched, of which the cluster must be able to hold the largest; none: any stage
+    without resources of its own.
     Raises ResourceError when the cluster does not answer or can never hold one of the stages.
     """
     if config.launch.mode != "ray":
@@ -31,10 +35,12 @@ def connect(config: Config) -> None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
+    needs = {spec.name: stage_resources(spec) for spec in specs}
+    needs = needs or {"a stage": reserved(config.training, config.rollouts)}
     if not ray.is_initialized():
         with _keeping_sigterm():
-            _start_local(config) if local else _attach(config.launch.address)
-    _check_resources(config, ray.cluster_resources())
+            _start_local(config, needs) if local else _attach(config.launch.address)
+    _check_resources(needs, ray.cluster_resources())
 
 
 def disconnect() -> None:
@@ -45,18 +51,29 @@ def disconnect() -> None:
         ray.shutdown()
 
 
-def stage_resources(config: Config) -> dict[str, float]:
-    """What one stage takes: its training workers and their rollout workers."""
-    training, rollouts = config.training, config.rollouts
-    cpus = training.workers * (training.cpus_per_worker + rollouts.workers)
-    return {"CPU": cpus, "GPU": training.workers * training.gpus_per_worker}
+def dashboard(launch: LaunchConfig) -> str | None:
+    """Address of the Ray dashboard of the cluster that stages run on; None where there is none."""
+    if launch.mode == "job":
+        return launch.address
+    import ray
+
+    if launch.mode != "ray" or not ray.is_initialized():
+        return None
+    address = ray.init(ignore_reinit_error=True).dashboard_url  # attached already: only says where to
+    return f"http://{address}" if address else None
 
 
-def _start_local(config: Config) -> None:
+def stage_resources(spec: StageSpec) -> dict[str, float]:
+    """What a stage takes: its training workers and their rollout workers."""
+    execution = spec.execution
+    return reserved(TrainingConfig(**execution["training"]), RolloutsConfig(**execution["rollouts"]))
+
+
+def _start_local(config: Config, needs: Mapping[str, Mapping[str, float]]) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback, one user, gone with this process
     import ray
 
-    needed = config.launch.parallel_stages * stage_resources(config)["CPU"]
+    needed = config.launch.parallel_stages * max(need["CPU"] for need in needs.values())
     cpus = config.launch.cpus or max(os.cpu_count() or 1, round(needed))
     ray.init(
         address="local",
@@ -89,7 +106,7 @@ def _attach(address: str) -> None:
 
     def attach() -> None:
         try:
-            _knock(address)
+            knock(address, CONNECT_SECONDS)
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except BaseException as error:
             errors.append(error)
@@ -105,17 +122,14 @@ def _attach(address: str) -> None:
         )
 
 
-def _knock(address: str) -> None:
-    """Raises OSError at once where nothing listens; Ray would try for a long time."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-
-
-def _check_resources(config: Config, available: dict[str, float]) -> None:
-    for name, needed in stage_resources(config).items():
-        if needed > available.get(name, 0.0):
+def _check_resources(needs: Mapping[str, Mapping[str, float]], available: Mapping[str, float]) -> None:
+    """A stage that must wait for others waits; one that can never start is refused. The most demanding is named."""
+    for name in {name for need in needs.values() for name in need}:
+        stage = max(needs, key=lambda stage: needs[stage].get(name, 0.0))
+        needed, there = needs[stage][name], available.get(name, 0.0)
+        if needed > there:
             raise ResourceError(
-                f"a stage needs {needed:g} {name} and the Ray cluster has {available.get(name, 0.0):g}; lower "
-                "training.workers, training.cpus_per_worker, training.gpus_per_worker or rollouts.workers, or add nodes"
+                f"{stage} needs {needed:g} {name} and the Ray cluster has {there:g}; lower training.workers, "
+                "rollouts.workers or what they reserve (*_per_worker), for all stages or under resources.<stage>, "
+                "or add nodes"
             )

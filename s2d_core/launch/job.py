@@ -2,11 +2,12 @@
 
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from s2d_core.config.schema import LaunchConfig
 from s2d_core.errors import ResourceError, StageError
-from s2d_core.spec import StageResult, StageSpec
+from s2d_core.spec import StageResult, StageSpec, fingerprint
 from s2d_core.store import Store
 
 POLL_S = 0.5
@@ -14,17 +15,31 @@ AGENT_SECONDS = 120.0
 LOG_TAIL = 20
 
 
+def stop_jobs(address: str, stages: Collection[str]) -> list[str]:
+    """Ask every running job of the stages with these ids to stop; returns the jobs' submission ids."""
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(address)
+    running = [job.submission_id or "" for job in client.list_jobs() if not job.status.is_terminal()]
+    stopped = [submission for submission in running if submission.rpartition("-")[0] in stages]
+    for submission in stopped:
+        client.stop_job(submission)
+    return stopped
+
+
 class RayJob:
     """``python -m s2d_core.run_stage spec.json`` on the cluster at ``config.address`` (``http://host:port``).
 
-    The submission id is the stage's id and the number of the try, so a second launcher of the same spec attaches to
-    the job that is running instead of submitting another. The store must be visible to the cluster's nodes.
+    The submission id is the stage's id, the store and the number of the try, so a second launcher of the same spec
+    attaches to the job that is running instead of submitting another, and another store's experiment on the same
+    cluster has jobs of its own. The store must be visible, at the same path, to the cluster's nodes.
     """
 
     def __init__(self, spec: StageSpec, config: LaunchConfig) -> None:
         from ray.job_submission import JobSubmissionClient
 
         self.spec, self.store = spec, Store(spec.execution["store"])
+        self.python = config.python or sys.executable
         try:
             self.client = JobSubmissionClient(config.address)
             self.submission_id = self._attach_or_submit()
@@ -57,7 +72,8 @@ class RayJob:
         self.client.stop_job(self.submission_id)
 
     def _attach_or_submit(self) -> str:
-        tries = [job for job in self.client.list_jobs() if (job.submission_id or "").startswith(self.spec.id)]
+        name = f"{self.spec.id}-{fingerprint(str(self.store.root))[:8]}"
+        tries = [job for job in self.client.list_jobs() if (job.submission_id or "").startswith(name)]
         running = [job.submission_id for job in tries if not job.status.is_terminal() and job.submission_id]
         if running:
             return running[0]
@@ -65,7 +81,7 @@ class RayJob:
         deadline = time.monotonic() + AGENT_SECONDS
         while True:
             try:
-                return self._submit(f"{self.spec.id}-{len(tries) + 1}", directory)
+                return self._submit(f"{name}-{len(tries) + 1}", directory)
             except RuntimeError as error:  # a head that has just come up answers before it can take jobs
                 if "No available agent" not in str(error):
                     raise
@@ -79,6 +95,6 @@ class RayJob:
     def _submit(self, submission_id: str, directory: Path) -> str:
         return self.client.submit_job(
             submission_id=submission_id,
-            entrypoint=f"{sys.executable} -m s2d_core.run_stage {directory / 'spec.json'}",
+            entrypoint=f"{self.python} -m s2d_core.run_stage {directory / 'spec.json'}",
             metadata={"s2d_stage": self.spec.name, "s2d_fingerprint": self.spec.fingerprint},
         )

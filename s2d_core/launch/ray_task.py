@@ -5,6 +5,7 @@ from s2d_core.config.schema import TrainingConfig
 from s2d_core.errors import StageError
 from s2d_core.run_stage import run_stage
 from s2d_core.spec import StageResult, StageSpec
+from s2d_core.store import Store
 
 
 class RayTask:
@@ -24,9 +25,11 @@ class RayTask:
         remote = ray.remote(
             num_cpus=0 if drives else training.cpus_per_worker,
             num_gpus=gpus,
+            resources={} if drives else training.resources_per_worker,
             max_retries=training.max_failures,
             max_calls=1 if gpus else 0,  # a warm process would keep the memory of a GPU that is no longer its own
         )(_run)
+        Store(spec.execution["store"]).begin(spec)
         self.spec, self._reference = spec, remote.options(name=spec.id).remote(spec)
 
     def wait(self, seconds: float) -> bool:

@@ -54,7 +54,8 @@ def overlay(tuners: Sequence[ArmTuner], trials: int, name: str, recipe: str, com
     """A recipe that extends ``recipe`` by the chosen learning rates, as YAML; arms whose search failed are left out."""
     arms = {t.name: t.tuned().model_dump(mode="json", exclude_defaults=True) for t in tuners if not t.failed}
     parent = str(Path(recipe).absolute()) if recipe.endswith((".yaml", ".yml")) else recipe
-    body: Mapping[str, Any] = {"extends": parent, "name": f"{name}_tuned", "arms": arms}
+    counts = dict.fromkeys(arms, trials)
+    body: Mapping[str, Any] = {"extends": parent, "name": f"{name}_tuned", "arms": arms, "learning_rate_trials": counts}
     heading = (
         f"# Learning rates chosen on the validation split, {trials} trials for each stage of each arm:\n#   {command}\n"
     )

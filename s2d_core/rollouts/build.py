@@ -28,6 +28,9 @@ def make_engine(path: Path, config: RolloutsConfig, *, eos_token_id: int, dtype:
         timeout_s=config.timeout_s,
         sync_timeout_s=config.sync_timeout_s,
         max_restarts=config.max_restarts,
+        cpus=config.cpus_per_worker,
+        gpus=config.gpus_per_worker,
+        resources=config.resources_per_worker,
     )
 
 

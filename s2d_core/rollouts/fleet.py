@@ -19,8 +19,8 @@ class Fleet:
     """An ``Engine`` over ``workers`` actors of the Ray cluster this process is attached to.
 
     timeout_s: a generation must answer within it, and an engine must have started. sync_timeout_s: the limit of a
-    weight update, once started. max_restarts: how many dead actors are replaced over the fleet's life. cpus, gpus:
-    what each actor reserves.
+    weight update, once started. max_restarts: how many dead actors are replaced over the fleet's life. cpus, gpus,
+    resources (Ray's custom ones): what each actor reserves.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class Fleet:
         max_restarts: int,
         cpus: float = 1.0,
         gpus: float = 0.0,
+        resources: dict[str, float] | None = None,
     ) -> None:
         import ray
 
@@ -44,7 +45,7 @@ class Fleet:
         self._deaths = (errors.RayActorError, errors.OutOfMemoryError, errors.ObjectLostError)
         # Ray restarts and retries nothing by itself: an actor it restarted would sample from the folder's weights.
         self._actor_class = ray.remote(RolloutActor).options(
-            num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0
+            num_cpus=cpus, num_gpus=gpus, resources=resources, max_restarts=0, max_task_retries=0
         )
         self._weights: Any = None  # reference to the newest weights in Ray's object store
         self._started: list[Any] = [None] * workers  # references that are ready once an actor's engine is made

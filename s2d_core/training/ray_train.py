@@ -38,13 +38,12 @@ def fit(spec: StageSpec, here: bool = False) -> StageResult:
         (directory / leftover).unlink(missing_ok=True)
     training = TrainingConfig(**spec.execution["training"])
     gpu = training.gpus_per_worker > 0
-    resources = {"CPU": training.cpus_per_worker} | ({"GPU": training.gpus_per_worker} if gpu else {})
     trainer = _trainer_class()(
         _worker,
         train_loop_config={"spec": spec.model_dump(mode="json")},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=0 if here else training.workers, use_gpu=gpu, resources_per_worker=resources
+            num_workers=0 if here else training.workers, use_gpu=gpu, resources_per_worker=training.reserved
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # ray.train's own, not the one its stubs show
             # The stage's own directory: the stage writes its checkpoints there and Ray only registers them.

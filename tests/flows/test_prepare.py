@@ -1,5 +1,6 @@
 """What each flow would run, and the one error for what it cannot; command lines say the same as the flows' forms."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,8 @@ def test_the_form_of_ablations_knows_what_an_arm_is_made_of() -> None:
     ("words", "named"),
     [
         (["ablations", "--arms", "nope"], "nope"),
+        (["--expect", "full > fool=holds"], "full > fool"),
+        (["ablations", "--arms", "full", "--expect", "full > direct_grpo=holds"], "lacks direct_grpo"),
         (["ablations", "--seeds", "0", "0"], r"seeds = \[0, 0\]"),
         (["tune", "--arms", "nope"], "nope"),
         (["tune", "--factors", "0"], "factors"),
@@ -99,6 +102,21 @@ def test_what_cannot_be_run_is_one_error_naming_it(words: list[str], named: str)
     with pytest.raises(S2DError, match=named) as caught:
         prepared(*words, "--recipe", "smoke")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_expectations_are_read_from_the_command_line_and_shown_in_the_report_s_command() -> None:
+    expect = {"full > direct_grpo": "does not hold"}
+    _, arguments = parse(["--expect", "full > direct_grpo=does not hold"])
+    assert arguments.expect == expect
+    words = shlex.split(command_line("sparse_to_dense", recipe="smoke", expect=expect))
+    assert parse(words[3:])[1].expect == expect
+
+
+@pytest.mark.parametrize("word", ["full > direct_grpo", "full > direct_grpo=maybe", "=holds"])
+def test_an_expectation_that_names_no_verdict_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--expect", word])
+    assert "does not hold" in capsys.readouterr().err
 
 
 def test_an_extra_arm_cannot_take_the_name_of_another() -> None:

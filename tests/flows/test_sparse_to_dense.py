@@ -104,10 +104,27 @@ def test_stages_are_tasks_and_the_end_has_tables_and_pictures(finished: tuple[Pa
         tasks = client.read_task_runs(flow_run_filter=chosen)
     assert len([task for task in tasks if task.name.split("-")[0] in ("data", "evaluate", "teacher_rl", "opd")]) == 9
     found = {artifact.key: artifact for artifact in artifacts_of(state)}
-    assert {"plan", "accuracy", "report"} <= found.keys()
+    assert {"plan", "links", "accuracy", "report"} <= found.keys()
+    assert "mlflow ui --backend-store-uri sqlite:///" in str(found["links"].data)
     assert "data:image/png;base64," in str(found["report"].data)
     progress = [artifact for key, artifact in found.items() if key and key.startswith("teacher-rl")]
     assert [artifact.data for artifact in progress] == [100.0]
+
+
+def test_a_verdict_other_than_expected_fails_the_run_and_leaves_its_report(
+    finished: tuple[Path, State[Outcome]],
+) -> None:
+    root, _ = finished
+    report = root / "latest" / "report.json"
+    (contrast,) = json.loads(report.read_text())["contrasts"]
+    found, written = contrast["verdict"], report.resolve()
+    other = next(verdict for verdict in ("holds", "undecided") if verdict != found)
+    assert run(root, expect={contrast["name"]: found}).is_completed()
+    state = run(root, expect={contrast["name"]: other})
+    assert state.is_failed()
+    message = str(state.message)
+    assert message.startswith(f"{contrast['name']}: expected {other!r}, found {found!r}") and "interval" in message
+    assert report.resolve() != written
 
 
 def test_one_arms_failure_leaves_the_others_running_and_fails_the_flow(

@@ -26,7 +26,7 @@ def test_the_full_arm_is_the_stage_table_in_order():
 
 
 def test_stages_that_two_arms_share_are_planned_once():
-    config = load_config("small_world")
+    config = load_config("small_world", ["arms.warmup_only.stages=[{stage: teacher_rl}, {stage: warmup}]"])
     result = plan(config, ["full", "warmup_only"], [0])
     full, short = result.arms["full"][0], result.arms["warmup_only"][0]
     assert short.stages == full.stages[:-1]
@@ -56,6 +56,24 @@ def test_how_a_stage_is_executed_does_not_change_its_fingerprint_but_engine_and_
     assert replanned("training.workers=2", "store=elsewhere", "launch.mode=inproc", "verifier.timeout_s=9") == stages
     assert replanned("rollouts.engine=vllm")[2] != stages[2]
     assert replanned("training.dtype=bfloat16")[1] != stages[1]
+
+
+def test_a_stage_s_own_resources_reach_only_its_execution():
+    own = ["resources.teacher_rl.training={workers: 8, gpus_per_worker: 1}", "resources.opd.rollouts.workers=2"]
+    plain, changed = (plan(load_config("small_world", overrides), ["full"], [0]) for overrides in ([], own))
+    assert list(plain.specs) == list(changed.specs)
+    by_name = {spec.name: spec.execution for spec in changed.specs.values()}
+    assert by_name["teacher_rl"]["training"]["workers"] == 8
+    assert by_name["teacher_rl"]["training"]["gpus_per_worker"] == 1
+    assert by_name["opd"]["rollouts"]["workers"] == 2
+    assert by_name["warmup"] == {spec.name: spec for spec in plain.specs.values()}["warmup"].execution
+
+
+def test_stages_that_only_read_and_write_files_take_no_gpu():
+    result = plan(load_config("small_world", ["training={workers: 2, gpus_per_worker: 1}"]), ["direct_grpo"], [0])
+    by_name = {spec.name: spec.execution["training"] for spec in result.specs.values()}
+    assert (by_name["data"]["workers"], by_name["data"]["gpus_per_worker"]) == (1, 0)
+    assert (by_name["evaluate"]["workers"], by_name["evaluate"]["gpus_per_worker"]) == (2, 1)
 
 
 def test_seeds_train_apart_and_cycle_over_the_pretrained_pairs():
@@ -166,4 +184,5 @@ def test_half_split_and_replay_differ_in_the_labels_of_stage_3_alone():
     assert split[:-1] == replay[:-1]
     ours, control = (result.specs[stages[-1]].settings for stages in (split, replay))
     assert ours.pop("problems") == "held_out" and control.pop("problems") == "labelled"
+    assert ours["optimiser"].pop("lr") > 0 and control["optimiser"].pop("lr") > 0  # each has been tuned
     assert ours == control

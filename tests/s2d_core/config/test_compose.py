@@ -72,6 +72,13 @@ def test_an_override_reaches_into_lists():
         ("arms.full.stages.9.set.steps=3", ["arms.full.stages.9.set.steps=3"]),
         ("arms.full.stages.last.set.steps=3", ["arms.full.stages.last.set.steps=3"]),
         ("no_equals_sign", ["no_equals_sign", "key=value"]),
+        ("resources.teacher.training.workers=8", ["resources.teacher", "no such stage", "teacher_rl", "evaluate"]),
+        ("resources.opd.training.workers=0", ["resources.opd.training.workers = 0", "greater than or equal to 1"]),
+        ("resources.opd.workers=8", ["resources.opd.workers = 8", "training", "rollouts"]),
+        ("resources.opd.rollouts.gpus_per_worker=1", ["resources.opd.rollouts", "workers = 0", "raise workers"]),
+        ("training={workers: 2, gpus_per_worker: 0.5}", ["gpus_per_worker = 0.5", "workers = 2", "whole GPUs"]),
+        ("training.gpus_per_worker=1.5", ["gpus_per_worker = 1.5", "a share of one GPU, or a whole number"]),
+        ("training.resources_per_worker={GPU: 1}", ["training.resources_per_worker", "gpus_per_worker instead"]),
     ],
 )
 def test_a_wrong_setting_gets_one_error_that_names_key_value_and_what_is_allowed(override, named):
@@ -137,3 +144,34 @@ def test_a_further_arm_is_held_to_the_same_rules_as_a_recipe_s():
         with_arms(config, {"mine": dense})
     with pytest.raises(ConfigError, match=r"arms = \['full'\].*choose others"):
         with_arms(config, {"full": config.arms["full"]})
+
+
+def test_the_site_says_where_a_run_goes_and_an_override_has_the_last_word(tmp_path, monkeypatch):
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        "store: /site\nlaunch: {mode: ray, address: '127.0.0.1:1'}\ntracking: {uri: 'http://127.0.0.1:2'}\n"
+    )
+    monkeypatch.setenv("S2D_SITE", str(site))
+    config = load_config("smoke", ["store=/mine"])
+    assert (config.store, config.launch.address, config.tracking.uri) == (
+        "/mine",
+        "127.0.0.1:1",
+        "http://127.0.0.1:2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "named"), [("stages: {opd: {steps: 3}}", "stages.*allowed: store"), ("[1]", "mapping")]
+)
+def test_a_site_cannot_change_what_is_trained(tmp_path, monkeypatch, content, named):
+    site = tmp_path / "site.yaml"
+    site.write_text(content)
+    monkeypatch.setenv("S2D_SITE", str(site))
+    with pytest.raises(ConfigError, match=rf"S2D_SITE.*{named}"):
+        load_config("smoke")
+
+
+def test_a_site_file_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("S2D_SITE", "/nowhere/site.yaml")
+    with pytest.raises(ConfigError, match=r"/nowhere/site\.yaml.*unset"):
+        load_config("smoke")

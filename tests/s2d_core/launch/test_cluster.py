@@ -13,6 +13,7 @@ from s2d_core.errors import CheckpointError, ResourceError
 from s2d_core.launch import launch
 from s2d_core.launch.cluster import connect, disconnect, stage_resources
 from s2d_core.plan import plan
+from s2d_core.store import Store
 
 
 def configured(tmp_path: object, *overrides: str) -> Config:
@@ -27,8 +28,12 @@ def free_port() -> int:
 
 
 def test_a_stage_takes_its_training_workers_and_their_rollout_workers(tmp_path: object) -> None:
-    config = configured(tmp_path, "training.workers=2", "training.gpus_per_worker=1", "rollouts.workers=3")
-    assert stage_resources(config) == {"CPU": 8.0, "GPU": 2.0}
+    training = "{workers: 2, gpus_per_worker: 1, resources_per_worker: {fast: 0.5}}"
+    rollouts = "{workers: 3, gpus_per_worker: 0.5}"
+    config = configured(tmp_path, f"resources.student_rl={{training: {training}, rollouts: {rollouts}}}")
+    needs = {spec.name: stage_resources(spec) for spec in plan(config, ["direct_grpo"], [0]).specs.values()}
+    assert needs["student_rl"] == {"CPU": 8.0, "GPU": 5.0, "fast": 1.0}
+    assert needs["evaluate"] == {"CPU": 1.0}
 
 
 @pytest.mark.parametrize("mode", ["inproc", "job"])
@@ -48,9 +53,35 @@ def test_an_unreachable_cluster_is_a_resource_error_that_says_what_to_do(tmp_pat
 
 @pytest.mark.slow
 def test_a_cluster_too_small_for_a_stage_is_refused_before_anything_starts(tmp_path: object) -> None:
+    config = configured(tmp_path, "launch.cpus=2", "resources.student_rl.training.workers=9")
     try:
-        with pytest.raises(ResourceError, match=r"needs 9 CPU.*has 2.*training\.workers"):
-            connect(configured(tmp_path, "launch.cpus=2", "training.workers=9"))
+        with pytest.raises(ResourceError, match=r"student_rl needs 9 CPU.*has 2.*resources"):
+            connect(config, plan(config, ["direct_grpo"], [0]).specs.values())
+    finally:
+        disconnect()
+
+
+@pytest.mark.slow
+def test_a_stage_waits_for_processors_that_others_hold_and_only_then_counts_as_started(tmp_path: object) -> None:
+    config = configured(tmp_path, "launch.cpus=1", "launch.parallel_stages=1")
+    specs = {spec.name: spec for spec in plan(config, ["direct_grpo"], [0]).specs.values()}
+    store = Store(config.store)
+    connect(config, specs.values())
+    import ray
+
+    @ray.remote
+    class Someone:
+        def there(self) -> bool:
+            return True
+
+    other = Someone.options(num_cpus=1).remote()  # type: ignore[attr-defined]  # Ray's stubs
+    try:
+        assert ray.get(other.there.remote())
+        handle = launch(specs["data"], config.launch)
+        assert not handle.wait(3.0) and not store.started(specs["data"])
+        ray.kill(other)
+        assert handle.wait(240.0) and store.started(specs["data"])
+        assert handle.result().name == "data"
     finally:
         disconnect()
 

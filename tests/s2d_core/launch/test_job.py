@@ -83,6 +83,17 @@ def test_two_launchers_of_one_spec_share_one_job(tmp_path: Path, head: str) -> N
 
 
 @pytest.mark.slow
+def test_two_experiments_on_one_cluster_share_neither_jobs_nor_files(tmp_path: Path, head: str) -> None:
+    """The same stage for two stores: neither takes the other's job for its own."""
+    configs = [configured(tmp_path / name, head) for name in ("one", "two")]
+    spec_of = [specs(config)["data"] for config in configs]
+    assert spec_of[0].fingerprint == spec_of[1].fingerprint
+    handles = [launch(spec, config.launch) for spec, config in zip(spec_of, configs, strict=True)]
+    assert all(handle.wait(240.0) for handle in handles)
+    assert [handle.result().name for handle in handles] == ["data", "data"]
+
+
+@pytest.mark.slow
 def test_a_job_that_fails_gives_the_stages_own_message(tmp_path: Path, head: str) -> None:
     config = configured(tmp_path, head)
     orphan = specs(config)["student_rl"]

@@ -1,0 +1,52 @@
+"""A deployment served by a real worker, as tests use it: trigger runs, cancel them, read what became of them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psutil
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling
+
+
+def eventually(condition: Callable[[], Any], seconds: float, what: str) -> float:
+    """Wait until ``condition``; returns how long it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, f"not within {seconds:g} s: {what}"
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+@dataclass
+class Served:
+    """The server's client, the deployment's id and name, and the environment that reaches the server."""
+
+    client: SyncPrefectClient
+    deployment: UUID
+    name: str
+    environment: dict[str, str]
+
+    def trigger(self, parameters: dict[str, Any]) -> UUID:
+        return self.client.create_flow_run_from_deployment(self.deployment, parameters=parameters).id
+
+    def read(self, run: UUID) -> FlowRun:
+        return self.client.read_flow_run(run)
+
+    def ends(self, run: UUID, seconds: float = 240) -> tuple[str, str]:
+        """Name and message of the state a run ends in."""
+        eventually(lambda: self.read(run).state.is_final(), seconds, "the run ends")  # type: ignore[union-attr]
+        state = self.read(run).state
+        assert state is not None
+        return str(state.name), str(state.message)
+
+    def process(self, run: UUID) -> psutil.Process:
+        """The process that executes a run; a process worker notes it as HOST:PID."""
+        return psutil.Process(int(str(self.read(run).infrastructure_pid).rpartition(":")[2]))
+
+    def cancel(self, run: UUID) -> None:
+        """What the button in the UI does."""
+        self.client.set_flow_run_state(run, Cancelling())
