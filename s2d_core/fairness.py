@@ -95,7 +95,7 @@ def facts(config: Config, plan: Plan, arm: str) -> Facts:
         ("rollouts", ARM): sum(_rollouts(config, spec) for spec in trained),
         ("sequences_per_update", ARM): _values(_sequences_per_update(spec) for spec in trained),
         ("stages", ARM): [spec.name for spec in trained],
-        ("learning_rate_trials", ARM): config.learning_rate_trials.get(arm),
+        ("learning_rate_trials", ARM): (config.learning_rate_trials or {}).get(arm),
     }
     for role in ("student", "teacher"):
         mine = [spec for spec in trained if STAGES[spec.name].trains == role]

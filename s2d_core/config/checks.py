@@ -89,7 +89,7 @@ def _contrasts(config: Config) -> Iterator[str]:
                 yield f"contrasts.{index}.arms = {list(contrast.arms)}: unknown arm {arm!r}; {allowed}"
         if names.count(contrast.name) > 1:
             yield f"contrasts.{index}.name = {contrast.name!r}: used twice; give each contrast a name of its own"
-    for arm in config.learning_rate_trials:
+    for arm in config.learning_rate_trials or ():
         if arm not in config.arms:
             yield f"learning_rate_trials.{arm}: unknown arm; {allowed}"
     if unknown := [arm for arm in config.allocation if arm not in config.arms]:

@@ -160,4 +160,5 @@ class Config(Strict):
     allocation: tuple[str, ...] = ()  # arms of the report's allocation curve: the same labels, spent in other places
     gates: GatesConfig = GatesConfig()
     # How many learning rates were tried for each stage of an arm, where that was kept count of (flow ``tune`` does).
-    learning_rate_trials: dict[str, Positive] = Field(default_factory=dict)
+    # A recipe whose world is another than that of the recipe it extends sets it to null.
+    learning_rate_trials: dict[str, Positive] | None = None

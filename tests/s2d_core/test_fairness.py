@@ -30,7 +30,7 @@ def planned(*overrides: str, **contrast: object) -> tuple[Config, Plan]:
     if not contrast:
         return config, plan(config, None, [0])
     only = ContrastConfig.model_validate({"name": "c", **contrast})
-    config = config.model_copy(update={"contrasts": (only,), "learning_rate_trials": {}})
+    config = config.model_copy(update={"contrasts": (only,), "learning_rate_trials": None})
     return config, plan(config, only.arms, [0])
 
 
