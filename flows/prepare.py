@@ -79,7 +79,7 @@ def tune(
 ) -> Tuning:
     """Everything is measured on the validation split."""
     config = _compose(recipe, [*overrides, "evaluation.split=validation"])
-    sources = preflight(config)
+    sources = preflight(config, arms)
     searched = tuners(config, arms, factors, trials)
     return Tuning(config, plan_trials(config, searched, seeds, sources), sources, searched)
 
@@ -122,7 +122,7 @@ def evaluate(
         raise ConfigError(f"checkpoints = {list(checkpoints)}, arms = {list(arms)}: give at least one, each once")
     config = _compose(recipe, [*overrides, f"evaluation.split={split}"])
     found = {name: locate_model(ModelConfig(path=name)).absolute() for name in checkpoints}
-    sources = preflight(config)
+    sources = preflight(config, arms)
     hashed = {name: (str(path), content_hash(path)) for name, path in found.items()}
     planned = plan_evaluations(config, hashed, sources)
     if arms:
@@ -163,7 +163,7 @@ def _compose(recipe: str, overrides: Sequence[str]) -> Config:
 def _prepared(
     config: Config, arms: Sequence[str] | None, seeds: Sequence[int], expect: Mapping[str, Verdict] = NOTHING
 ) -> Prepared:
-    sources = preflight(config)
+    sources = preflight(config, arms)
     planned = plan(config, arms, seeds, sources)
     check_expectations(config, list(planned.arms), expect)
     fairness.check(config, planned)

@@ -4,7 +4,9 @@ Returns the content hashes of external inputs, which enter the fingerprints. The
 """
 
 import hashlib
+import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -12,20 +14,34 @@ import psutil
 from s2d_core.config.inputs import FilesConfig, ModelConfig
 from s2d_core.config.schema import Config
 from s2d_core.data import guard
+from s2d_core.data.dataset import content_hash
+from s2d_core.data.loaders import load_problems
+from s2d_core.data.problems import Problem
+from s2d_core.data.tokens import check_chat, check_tokenizers, encode_prompts
 from s2d_core.errors import DataError, ResourceError
+from s2d_core.plan import Plan, plan
+from s2d_core.resources.estimate import check_fits, estimates, remedy
+from s2d_core.resources.jobs import base_geometry
+from s2d_core.resources.memory import Precision
 from s2d_core.rewards.verifier import Verifier
+from s2d_core.training.model_files import content_hash as model_hash
+from s2d_core.training.model_files import locate_model, stop_tokens
 from s2d_core.workers import COMPUTING, stage_workers
 
 GIB = 1 << 30
+logger = logging.getLogger(__name__)
 
 
-def preflight(config: Config) -> dict[str, str]:
+def preflight(config: Config, arms: Sequence[str] | None = None) -> dict[str, str]:
     """Check ``config``'s inputs and this machine; returns content hashes of ``data``, ``teacher`` and ``student``.
 
+    arms: those whose stages must fit, which is asked before any weights are fetched; None: the recipe's default ones.
     Raises CheckpointError, DataError or ResourceError with one message that says what to do.
     """
-    sources, paths = _check_inputs(config)
-    _check_machine(config, paths)
+    planned = plan(config, arms, seeds=[0]) if arms or arms is None else Plan()
+    check_fits(config, planned)
+    sources, _ = _check_inputs(config)
+    _check_machine(config, planned)
     return sources
 
 
@@ -41,27 +57,38 @@ def _check_inputs(config: Config) -> tuple[dict[str, str], dict[str, Path]]:
     for role in ("teacher", "student"):
         model: ModelConfig = getattr(config.models, role)
         if model.scratch is None:
-            from s2d_core.training.model_files import content_hash, locate_model
-
             paths[role] = locate_model(model)
-            sources[role] = content_hash(paths[role])
+            sources[role] = model_hash(paths[role])
     if len(paths) == 2:
-        _check_tokenizers(paths)
+        _check_tokenizers(paths, config.data.files)
     if config.data.files is not None:
         sources["data"] = _check_data(config, paths)
     return sources, paths
 
 
-def _check_tokenizers(paths: dict[str, Path]) -> None:
-    from transformers import AutoConfig, AutoTokenizer
-
-    from s2d_core.data.tokens import check_tokenizers
+def _check_tokenizers(paths: dict[str, Path], files: FilesConfig | None) -> None:
+    from transformers import AutoTokenizer
 
     tokenizers = {role: AutoTokenizer.from_pretrained(path) for role, path in paths.items()}
-    rows = {role: AutoConfig.from_pretrained(path).vocab_size for role, path in paths.items()}
-    check_tokenizers(
-        tokenizers["teacher"], tokenizers["student"], teacher_rows=rows["teacher"], student_rows=rows["student"]
+    rows = {role: base_geometry(ModelConfig(path=str(path))).vocab for role, path in paths.items()}
+    tokens = check_tokenizers(
+        tokenizers["teacher"],
+        tokenizers["student"],
+        teacher_rows=rows["teacher"],
+        student_rows=rows["student"],
+        stops={role: stop_tokens(path) for role, path in paths.items()},
+        chat=files is not None and files.chat,
     )
+    if rows["teacher"] != rows["student"]:
+        logger.info(
+            "%d tokens; the teacher has %d vocabulary rows and the student %d: both are cut to %d, the rest is padding",
+            tokens,
+            rows["teacher"],
+            rows["student"],
+            min(rows.values()),
+        )
+    if files is not None and files.chat and tokenizers["student"].chat_template:
+        check_chat(tokenizers["student"], files.enable_thinking)
 
 
 def _check_data(config: Config, paths: dict[str, Path]) -> str:
@@ -76,29 +103,43 @@ def _check_data(config: Config, paths: dict[str, Path]) -> str:
         problems = [problem for split in splits.problems.values() for problem in split]
         if len(bad := verifier.check_answers(problems)) == sum(p.answer is not None for p in problems):
             raise DataError(
-                f"{files.train}: math-verify recognises none of the answers (first: {bad[:3]}); check "
-                "data.files.answer_field and data.files.answer_pattern"
+                f"{files.source(files.train).path}: math-verify recognises none of the answers (first: {bad[:3]}); "
+                "check data.files.answer_field and data.files.answer_pattern"
             )
-    return _hash_files(files)
+    if files.max_prompt_tokens and "student" in paths:
+        _check_lengths(files, problems, paths["student"])
+    return _hash_sources(files)
 
 
-def _hash_files(files: FilesConfig) -> str:
+def _hash_sources(files: FilesConfig) -> str:
+    """Of files their bytes; of data sets their rows as they are read."""
     digest = hashlib.sha256(f"guard {guard.VERSION}".encode())
-    for name in filter(None, (files.train, files.test)):
-        with Path(name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for source in (files.source(files.train), *files.test_sources.values()):
+        path = Path(source.path)
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            plain = files.model_copy(update={"chat": False, "template": "{prompt}"})
+            digest.update(content_hash(load_problems(plain, source)).encode())
     return digest.hexdigest()
 
 
-def _check_machine(config: Config, paths: dict[str, Path]) -> None:
-    """Room for the run's checkpoints on disk and for one stage's model, teacher, gradients and optimiser in memory.
+def _check_lengths(files: FilesConfig, problems: list[Problem], path: Path) -> None:
+    from transformers import AutoTokenizer
 
-    Each stage keeps weights, and checkpoints of weights and two moments, in 4 bytes a parameter.
+    encode_prompts(AutoTokenizer.from_pretrained(path), problems, files.max_prompt_tokens)
+
+
+def _check_machine(config: Config, planned: Plan) -> None:
+    """Room for the run's checkpoints on disk and, where stages run on this machine's processors, in memory.
+
+    Each stage keeps weights, and checkpoints of weights and two moments.
     """
-    sizes = {role: _weight_bytes(config, role, paths.get(role)) for role in ("teacher", "student")}
-    kept = 1 + 3 * config.training.checkpoints_kept
+    sizes = [base_geometry(getattr(config.models, role)).parameters for role in ("teacher", "student")]
+    kept = (1 + 3 * config.training.checkpoints_kept) * Precision.of(config.training.dtype).weights
     stages = sum(len(arm.stages) for arm in config.arms.values()) + 2
-    disk = stages * kept * max(sizes.values())
+    disk = stages * kept * max(sizes)
     root = Path(config.store).absolute()
     while not root.exists():
         root = root.parent
@@ -109,20 +150,14 @@ def _check_machine(config: Config, paths: dict[str, Path]) -> None:
             "are free; free some, name another store, or lower training.checkpoints_kept"
         )
     on_gpus = any(stage_workers(config, stage)[0].gpus_per_worker for stage in COMPUTING)
-    if on_gpus or config.launch.address not in ("local",):
+    if config.hardware or on_gpus or config.launch.address != "local":
         return  # the memory that counts is not this process's
-    memory = 4 * max(sizes.values()) + 2 * sum(sizes.values())
+    needs = estimates(config, planned)
+    largest = max(needs, key=lambda fingerprint: needs[fingerprint].memory, default=None)
     available = psutil.virtual_memory().available
-    if memory + GIB // 2 > available:
+    if largest and config.training.workers * needs[largest].memory + GIB // 2 > available:
         raise ResourceError(
-            f"a stage needs about {memory / GIB + 0.5:.1f} GiB of memory (weights, gradients, optimiser, teacher, "
-            f"engine), {available / GIB:.1f} GiB are available; use smaller models, or a cluster (launch.address)"
+            f"{planned.specs[largest].name} needs {needs[largest]}, in each of {config.training.workers} workers; "
+            f"{available / GIB:.1f} GiB are available. {remedy(needs[largest])}, use smaller models, or a cluster "
+            "(launch.address)"
         )
-
-
-def _weight_bytes(config: Config, role: str, path: Path | None) -> int:
-    if path is not None:
-        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    shape = getattr(config.models, role).scratch
-    attention = 4 * shape.hidden_size * shape.heads * shape.head_dim
-    return 4 * shape.layers * (attention + 3 * shape.hidden_size * shape.intermediate_size)

@@ -8,6 +8,7 @@ from s2d_core.config.checks import label_count
 from s2d_core.config.schema import Config
 from s2d_core.plan import Plan
 from s2d_core.recipe import spends_labels
+from s2d_core.resources.estimate import estimates
 from s2d_core.spec import StageSpec
 from s2d_core.store import Store
 from tasks.reasons import reason_to_run
@@ -42,7 +43,8 @@ def labels(spec: StageSpec, config: Config) -> int:
 
 
 def describe(plan: Plan, config: Config, why: Mapping[str, str]) -> str:
-    """The plan as text: one line a stage, parents first."""
+    """The plan as text: one line a stage, parents first; where the recipe names its hardware, also what each needs."""
+    needs = estimates(config, plan) if config.hardware else {}
     running = [fingerprint for fingerprint, reason in why.items() if reason != CACHED]
     named = titles(plan)
     lines = [
@@ -56,9 +58,18 @@ def describe(plan: Plan, config: Config, why: Mapping[str, str]) -> str:
         if tokens := estimated_tokens(spec):
             parts.append(f"≤ {tokens:,} tokens")
         lines.append("  ".join([*parts, why[fingerprint]]))
+        if fingerprint in needs:
+            lines.append(f"      {needs[fingerprint]}; {needs[fingerprint].hours:.2f} h")
     for name, seeds in plan.arms.items():
         chain = " → ".join(plan.specs[f].name for f in next(iter(seeds.values())).stages)
         lines.append(f"  arm {name}: {chain}")
+    if (hardware := config.hardware) is not None:
+        hours = sum(needs[fingerprint].hours for fingerprint in running if fingerprint in needs)
+        lines.append(
+            f"  {hours:.1f} h to run on {hardware.devices} × {hardware.device} of {hardware.memory_gb:g} GB. Assumed, "
+            f"not measured: training reaches {hardware.training_share:.1%} of {hardware.peak_tflops:g} TFLOP/s, "
+            f"sampling {hardware.sampling_share:.1%}; completions are {hardware.mean_length:.0%} as long as they may be"
+        )
     return "\n".join(lines)
 
 

@@ -31,7 +31,8 @@ def recipe_names() -> list[str]:
 def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     """Compose and validate.
 
-    recipe: name of a shipped recipe or path of a YAML file; its ``extends`` key names the recipe it builds on.
+    recipe: name of a shipped recipe or path of a YAML file; its ``extends`` key names what it builds on, one
+        recipe or a list of them, of which later ones win (``data/...``: parts, of problems alone).
     overrides: ``dotted.key=value`` strings, values in YAML.
     Between the two comes the file that S2D_SITE names, if it does: what a worker says of the place it runs in.
     Raises ConfigError naming each wrong key, its value and what is allowed.
@@ -75,8 +76,9 @@ def _recipe(name: str, seen: tuple[str, ...]) -> DictConfig:
             f"recipe = {name!r}: no such recipe; allowed: {', '.join(recipe_names())}, or the path of a YAML file"
         )
     loaded = _mapping(path, "recipe")
-    parent = loaded.pop("extends", None)
-    return loaded if parent is None else OmegaConf.merge(_recipe(parent, (*seen, name)), loaded)  # type: ignore[return-value]
+    parents = loaded.pop("extends", [])
+    names = [parents] if isinstance(parents, str) else parents
+    return OmegaConf.merge(*(_recipe(parent, (*seen, name)) for parent in names), loaded)  # type: ignore[return-value]
 
 
 def _site() -> DictConfig:

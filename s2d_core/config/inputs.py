@@ -64,6 +64,16 @@ class ArithmeticConfig(Strict):
     corrupt_share: float = Field(0.35, ge=0, le=1)
     corrupt_probability: float = Field(0.25, ge=0, le=1)
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the longest prompt: BOS, a number, each operation's sign and digit, and what asks for the answer."""
+        return 3 + 2 * self.max_operations
+
+    @property
+    def corpus_tokens(self) -> int:
+        """Of the longest sequence: such a prompt, each operation again with the value after it, the box and EOS."""
+        return 7 + 5 * self.corpus_max_operations
+
     @model_validator(mode="after")
     def _possible(self) -> "ArithmeticConfig":
         for low, high in (
@@ -77,18 +87,56 @@ class ArithmeticConfig(Strict):
         return self
 
 
-class FilesConfig(Strict):
-    """A person's own problems, from JSONL, JSON or Parquet files."""
+class MappingConfig(Strict):
+    """Where in a row the problem is. Names may be dotted; of a pattern's last match the first group counts."""
 
-    train: str
-    test: str | None = None  # None: the test split is cut from ``train``
     id_field: str | None = None
     prompt_field: str = "prompt"
     answer_field: str = "answer"
-    answer_pattern: str | None = None  # regular expression; its first group is the answer
+    answer_pattern: str | None = None
+    prompt_pattern: str | None = None  # what is around the problem's own text is left out
+
+
+class SourceConfig(MappingConfig):
+    """Problems in a JSONL, JSON or Parquet file, or in a data set: a folder, or an id on the Hub.
+
+    subset, split, revision: of a data set, and of no effect on a file.
+    """
+
+    path: str
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+class FilesConfig(MappingConfig):
+    """A person's own problems. The mapping here is for sources that are given as a path alone."""
+
+    train: str | SourceConfig
+    test: str | SourceConfig | None = None  # None: the test split is cut from ``train``
+    # Several test sets, by name, in place of ``test``; ids begin with the set's name.
+    tests: dict[str, SourceConfig] = Field(default_factory=dict, exclude_if=lambda tests: not tests)
+    max_prompt_tokens: Positive | None = None  # longer prompts are refused
     template: str = "{prompt}"
     chat: bool = False  # render ``template`` as a user turn with the tokenizer's chat template
     enable_thinking: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind_of_test(self) -> "FilesConfig":
+        if self.test is not None and self.tests:
+            raise ValueError("give test (one set) or tests (several, by name), not both")
+        return self
+
+    def source(self, given: str | SourceConfig) -> SourceConfig:
+        """``given`` with its mapping."""
+        if isinstance(given, SourceConfig):
+            return given
+        return SourceConfig(path=given, **{name: getattr(self, name) for name in MappingConfig.model_fields})
+
+    @property
+    def test_sources(self) -> dict[str, SourceConfig]:
+        """Every test set by name; a single one is called ``test``."""
+        return dict(self.tests) or ({"test": self.source(self.test)} if self.test else {})
 
 
 class DataConfig(Strict):

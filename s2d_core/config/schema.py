@@ -75,6 +75,24 @@ class TrainingConfig(WorkersConfig):
         return self
 
 
+class HardwareConfig(Strict):
+    """The accelerators a recipe is meant for. The plan checks memory against it and takes hours from it.
+
+    Shares are assumptions, not measurements: ``training_share`` and ``sampling_share`` of the peak that training and
+    sampling reach, ``mean_length`` of a completion over the most tokens it may have, ``reserved`` of the memory, which
+    contexts, communication and fragments take.
+    """
+
+    device: str
+    devices: Positive
+    memory_gb: float = Field(gt=0)  # of each, in 10^9 bytes
+    peak_tflops: float = Field(gt=0)  # of each: dense, in the dtype of training
+    training_share: float = Field(0.4, gt=0, le=1)
+    sampling_share: float = Field(0.1, gt=0, le=1)
+    mean_length: float = Field(1.0, gt=0, le=1)
+    reserved: float = Field(0.1, ge=0, lt=1)
+
+
 class LaunchConfig(Strict):
     """inproc: this process (tests); ray: the cluster this process attaches to; job: Ray Job Submission."""
 
@@ -136,6 +154,7 @@ class Config(Strict):
     training: TrainingConfig = TrainingConfig()
     resources: dict[str, StageResources] = Field(default_factory=dict)  # stage → its own workers
     launch: LaunchConfig = LaunchConfig()
+    hardware: HardwareConfig | None = None  # None: whatever this machine is
     tracking: TrackingConfig = TrackingConfig()
     contrasts: tuple[ContrastConfig, ...] = ()
     allocation: tuple[str, ...] = ()  # arms of the report's allocation curve: the same labels, spent in other places

@@ -31,27 +31,28 @@ def make_splits(
     *,
     data_seed: int,
     seed: int,
-    test: Sequence[Problem] | None = None,
+    tests: Mapping[str, Sequence[Problem]] | None = None,
 ) -> Splits:
     """Cut ``problems`` into labelled, held_out, unlabelled, validation and test.
 
     The validation and test splits depend on ``data_seed`` alone, so that every seed is measured on the same
     problems; what is left is shuffled by (``data_seed``, ``seed``) and cut into the training splits. With
-    ``test`` given, the test split is drawn from it. The guard keeps out of training what occurs anywhere in
-    ``test``, validation or the test split, conflicting answers and all copies but one. Unlabelled problems lose
-    their answers.
+    ``tests`` given (sets by name), the test split is drawn from them. The guard keeps out of training what occurs
+    anywhere in ``tests``, validation or the test split, conflicting answers and all copies but one. Unlabelled
+    problems lose their answers. With several sets, what each of them drops is counted (``dropped_by_NAME``).
 
     Raises DataError when there are not enough problems, or when an id stands for two problems.
     """
-    guarded = guard(problems, {"test": test} if test is not None else {})
+    tests = tests or {}
+    guarded = guard(problems, tests)
     pool, dropped = guarded.kept, guarded.dropped
     wanted = {name: getattr(sizes, name) for name in (*EVALUATION, *TRAINING)}
     splits: dict[str, list[Problem]] = {}
     evaluation_order = random.Random(f"evaluation:{data_seed}")
-    if test is not None:
-        tests = _unique(test)
-        _need("data.files.test", tests, {"test": wanted.pop("test")})
-        splits["test"] = evaluation_order.sample(tests, sizes.test)
+    if tests:
+        given = _unique([problem for each in tests.values() for problem in each])
+        _need(f"data.files.{'tests' if len(tests) > 1 else 'test'}", given, {"test": wanted.pop("test")})
+        splits["test"] = evaluation_order.sample(given, sizes.test)
     _need("the training problems", pool, wanted, dropped)
 
     evaluation_order.shuffle(pool)
@@ -69,6 +70,8 @@ def make_splits(
     counts = {"unique_prompts": guarded.unique_prompts, "conflicting_prompts": guarded.conflicting_prompts}
     for reason in get_args(Reason):
         counts[f"dropped_{reason}"] = sum(drop.reason == reason for drop in dropped)
+    if len(tests) > 1:
+        counts |= {f"dropped_by_{name}": sum(drop.source == name for drop in dropped) for name in tests}
     return Splits({name: splits[name] for name in (*TRAINING, *EVALUATION)}, dropped, counts)
 
 

@@ -3,7 +3,7 @@
 Knows no model: what a checkpoint's embedding adds in padding rows is given as a number.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from s2d_core.data.problems import Problem
@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN = 5
+Messages = list[dict[str, str]]
+ANSWER = "It is 42."
+CONVERSATIONS: list[Messages] = [
+    [{"role": "user", "content": "What is 6 * 7?"}],
+    [
+        {"role": "user", "content": "What is 6 * 7?"},
+        {"role": "assistant", "content": ANSWER},
+        {"role": "user", "content": "Why?"},
+    ],
+]
 # Equal vocabularies can still cut text differently: numbers, runs of spaces, LaTeX, accents, other scripts.
 PROBE = "What is  1234+56.78?\n\n\\frac{a_1}{b^2} = \\boxed{-0.5}\tnaïve Größe, 中文 🙂"
 
@@ -23,17 +33,21 @@ def check_tokenizers(
     *,
     teacher_rows: int | None = None,
     student_rows: int | None = None,
+    stops: Mapping[str, Collection[int]] | None = None,
     chat: bool = True,
 ) -> int:
     """Rows of the vocabulary that teacher and student share; the rest of either model's rows is padding.
 
     Compares every token's id, the special tokens (padding apart: it is never read), how a probe is cut, and
-    with ``chat`` the chat template. ``teacher_rows`` and ``student_rows`` are the models' own vocabulary sizes,
-    which may differ as long as they hold every token. Raises DataError saying the first differences of each kind.
+    with ``chat`` what the chat templates make of the same conversations, thinking and not. ``teacher_rows`` and
+    ``student_rows`` are the models' own vocabulary sizes, which may differ as long as they hold every token.
+    ``stops``: of ``teacher`` and ``student``, the tokens at which their generation settings end a completion.
+    Raises DataError saying the first differences of each kind.
     """
     rows = max(teacher.get_vocab().values()) + 1
     differences = [*_vocabulary(teacher, student), *_specials(teacher, student), *_probe(teacher, student)]
-    if chat and teacher.chat_template != student.chat_template:
+    differences += _stops(stops or {}, student)
+    if chat and _renderings(teacher) != _renderings(student):
         differences.append(_template_difference(teacher.chat_template, student.chat_template))
     for role, given in (("teacher", teacher_rows), ("student", student_rows)):
         if given is not None and given < rows:
@@ -45,6 +59,20 @@ def check_tokenizers(
             "Choose models of one family, with the same EOS token and chat template"
         )
     return rows
+
+
+def check_chat(tokenizer: "PreTrainedTokenizerBase", enable_thinking: bool) -> None:
+    """Raises DataError when the template ends a turn with another token than EOS, at which sampling stops, or has no
+    switch for the thinking that is asked for."""
+    turn = [*CONVERSATIONS[0], {"role": "assistant", "content": ANSWER}]
+    end = str(tokenizer.apply_chat_template(turn, tokenize=False)).rpartition(ANSWER)[2].lstrip()
+    if not end.startswith(str(tokenizer.eos_token)):
+        raise DataError(
+            f"the chat template ends a turn with {end[:40]!r}, and the EOS token is {tokenizer.eos_token!r}: a model "
+            "would not stop where its turn ends. Set eos_token in tokenizer_config.json to what the template ends with"
+        )
+    if enable_thinking and _render(tokenizer, CONVERSATIONS[0], True) == _render(tokenizer, CONVERSATIONS[0], False):
+        raise DataError("data.files.enable_thinking = true: the chat template has no such switch; set it to false")
 
 
 def encode_prompts(
@@ -103,6 +131,29 @@ def _probe(teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase
             f"the same text is cut differently from token {at} on: "
             f"{ours[at : at + SHOWN]} (teacher) and {theirs[at : at + SHOWN]} (student)"
         )
+
+
+def _stops(stops: Mapping[str, Collection[int]], tokenizer: "PreTrainedTokenizerBase") -> Iterator[str]:
+    eos = tokenizer.eos_token_id
+    for role, tokens in stops.items():
+        if tokens and eos not in tokens:
+            yield f"EOS is token {eos}, and the {role}'s generation settings stop at {sorted(tokens)} only"
+    ours, theirs = (set(stops.get(role, ())) for role in ("teacher", "student"))
+    if ours and theirs and ours != theirs:
+        yield f"generation settings stop at {sorted(ours)} (teacher) and {sorted(theirs)} (student)"
+
+
+def _renderings(tokenizer: "PreTrainedTokenizerBase") -> list[str | None]:
+    """What the template makes of each conversation, thinking and not; None without a template."""
+    if tokenizer.chat_template is None:
+        return [None]
+    return [_render(tokenizer, messages, thinking) for messages in CONVERSATIONS for thinking in (False, True)]
+
+
+def _render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, thinking: bool) -> str:
+    return str(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+    )
 
 
 def _template_difference(ours: object, theirs: object) -> str:

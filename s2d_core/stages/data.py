@@ -69,9 +69,12 @@ def make_splits(config: DataConfig, seed: int, chat_tokenizer: str | None) -> Sp
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(chat_tokenizer, trust_remote_code=False)
-    test = load_problems(files, files.test, tokenizer=tokenizer) if files.test else None
+    tests = {
+        name: load_problems(files, source, tokenizer, name if files.tests else "")
+        for name, source in files.test_sources.items()
+    }
     problems = load_problems(files, tokenizer=tokenizer)
-    return cut(problems, config.splits, data_seed=config.seed, seed=seed, test=test)
+    return cut(problems, config.splits, data_seed=config.seed, seed=seed, tests=tests)
 
 
 def _write_dropped(path: Path, dropped: Iterable[Drop]) -> None:

@@ -4,9 +4,12 @@ import hashlib
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from s2d_core.config.inputs import ModelConfig
 from s2d_core.errors import CheckpointError
+
+WANTED = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "*.jinja"]  # of a repository on the Hub
 
 
 def locate_model(model: ModelConfig) -> Path:
@@ -18,12 +21,37 @@ def locate_model(model: ModelConfig) -> Path:
     path = Path(model.path).expanduser()
     if not path.is_dir():
         if model.path.startswith((".", "/", "~")):
-            raise CheckpointError(
-                f"models path = {model.path!r}: no such folder; give a Hugging Face model folder or Hub id"
-            )
-        path = _snapshot(model.path, model.revision)
+            raise _no_folder(model.path)
+        path = _snapshot(model.path, model.revision, WANTED)
     check_model(path)
     return path
+
+
+def read_config(model: ModelConfig) -> dict[str, Any]:
+    """The model's ``config.json``, from its folder or the Hub, without its weights. Raises CheckpointError."""
+    assert model.path is not None
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        if model.path.startswith((".", "/", "~")):
+            raise _no_folder(model.path)
+        folder = _snapshot(model.path, model.revision, ["config.json"])
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: config.json cannot be read ({error}); give a Hugging Face model folder"
+        ) from error
+    return dict(config)
+
+
+def stop_tokens(folder: Path) -> list[int]:
+    """The tokens at which the folder's generation settings, or else its configuration, end a completion."""
+    for name in ("generation_config.json", "config.json"):
+        file = folder / name
+        found = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+        if found is not None:
+            return found if isinstance(found, list) else [found]
+    return []
 
 
 def check_model(path: Path) -> None:
@@ -80,10 +108,13 @@ def _check_shard(file: Path) -> None:
         raise CheckpointError(f"{file}: truncated: {size} bytes of {expected}; copy it again")
 
 
-def _snapshot(repository: str, revision: str | None) -> Path:
+def _no_folder(path: str) -> CheckpointError:
+    return CheckpointError(f"models path = {path!r}: no such folder; give a Hugging Face model folder or Hub id")
+
+
+def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "tokenizer.model", "*.jinja"]
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the Hub's, requests' and the cache's errors have no common base

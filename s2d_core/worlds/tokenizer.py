@@ -3,13 +3,12 @@
 Knows text and ids only; what the text means is in ``arithmetic.py``.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from tokenizers import Regex, Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS, BOX = "<pad>", "<bos>", "<eos>", "\\boxed{"
 NUMBERS = tuple(f"{value:02d}" for value in range(100))
@@ -20,11 +19,18 @@ NUMBER_IDS = np.array([TOKEN_IDS[number] for number in NUMBERS])  # value → id
 OPERATION_IDS = np.array([TOKEN_IDS[symbol] for symbol in "+-*"])  # operation → id
 
 
-def make_tokenizer(model_max_length: int = 64) -> PreTrainedTokenizerFast:
+def make_tokenizer(model_max_length: int = 64) -> "PreTrainedTokenizerFast":
     """A tokenizer that prepends BOS, inserts no spaces, and decodes exactly what it encoded.
 
     The vocabulary has no unknown token: a character outside it is an error instead of a silent substitute.
     """
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.decoders import Fuse
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(WordLevel(dict(TOKEN_IDS)))
     tokenizer.pre_tokenizer = Split(Regex(r"\\boxed\{|[0-9]{2}|."), "isolated")
     tokenizer.decoder = Fuse()

@@ -13,6 +13,14 @@ def test_every_shipped_recipe_is_valid():
         assert load_config(name, yours if name == "own_models" else []).arms
 
 
+def test_a_recipe_may_build_on_several_of_which_later_ones_win(tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"extends: [own_models, data/gsm8k, {tmp_path / 'sizes.yaml'}]\n")
+    (tmp_path / "sizes.yaml").write_text("data: {splits: {test: 99}}")
+    config = load_config(str(tmp_path / "mine.yaml"), ["models.teacher.path=./t", "models.student.path=./s"])
+    assert config.data.files.source(config.data.files.train).path == "openai/gsm8k"
+    assert (config.data.splits.test, config.data.splits.labelled) == (99, 256)
+
+
 def test_a_recipe_that_needs_your_paths_says_which():
     with pytest.raises(ConfigError, match=r"data\.files\.train, models\.student\.path, models\.teacher\.path"):
         load_config("own_models")

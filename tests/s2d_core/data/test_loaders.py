@@ -7,7 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from s2d_core.config.inputs import FilesConfig
+from s2d_core.config.compose import load_config
+from s2d_core.config.inputs import FilesConfig, SourceConfig
 from s2d_core.data.loaders import load_problems
 from s2d_core.errors import ConfigError, DataError
 
@@ -184,3 +185,84 @@ def test_real_problem_files_load(name, settings, count, answer):
     assert len(problems) == len({p.id for p in problems}) == count
     if answer is not None:
         assert problems[0].answer == answer
+
+
+def test_a_data_set_in_a_folder_is_read_by_split_with_a_mapping_of_its_own(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write(folder / "train.jsonl", ROWS)
+    write(folder / "test.jsonl", ROWS[:1])
+    source = SourceConfig(path=str(folder), split="test", id_field="id", answer_field="meta.truth")
+    files = FilesConfig(train="nowhere.jsonl", tests={"mine": source})
+    (problem,) = load_problems(files, source, name="mine")
+    assert (problem.id, problem.prompt, problem.answer) == ("mine/a", "1+1?", "2")
+
+
+def test_a_data_set_that_is_neither_here_nor_in_the_cache_is_one_error_in_words():
+    with pytest.raises(DataError, match=r"nobody/nothing, split 'train': neither a data set here nor .* from the Hub"):
+        load_problems(FilesConfig(train="nobody/nothing"))
+
+
+def test_what_is_around_the_problem_is_left_out_and_a_prompt_without_it_is_refused(tmp_path):
+    files = {"prompt_pattern": r"(?s)^Solve\.\n(.+)\nThink\.$", "template": "Q: {prompt}"}
+    good = write(tmp_path / "good.jsonl", [{"prompt": "Solve.\n1+\n1?\nThink.", "answer": 2}])
+    assert [p.prompt for p in load_problems(FilesConfig(train=good, **files))] == ["Q: 1+\n1?"]
+    bad = write(tmp_path / "bad.jsonl", [{"prompt": "1+1?", "answer": 2}])
+    with pytest.raises(DataError, match=r"line 1: the prompt does not match prompt_pattern .*'1\+1\?'"):
+        load_problems(FilesConfig(train=bad, **files))
+
+
+def test_one_test_set_or_several_by_name_but_not_both():
+    with pytest.raises(ValueError, match="not both"):
+        FilesConfig(train="a.jsonl", test="b.jsonl", tests={"c": SourceConfig(path="c.jsonl")})
+
+
+LOCAL = {  # a data recipe's source → a local copy, and the fields that are called otherwise in it
+    "train": {"path": "dapo_math_17k.parquet"},
+    "math_500": {"path": "math_500.json", "prompt_field": "prompt", "id_field": "id"},
+    "aime_2024": {"path": "aime24.jsonl"},
+    "aime_2025": {"path": "aime25.json", "prompt_field": "prompt"},
+}
+
+
+def test_the_paper_s_data_recipes_read_the_published_problems():
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not there: real problem files are read from beside the checkout")
+    files = load_config("qwen3_8b_to_1p7b").data.files.model_copy(update={"chat": False})
+    sources = {"train": files.source(files.train), **files.test_sources}
+    read = {}
+    for name, source in sources.items():
+        local = LOCAL[name] | {"path": str(SHARED / LOCAL[name]["path"])}
+        read[name] = load_problems(files, source.model_copy(update=local), name=name)
+    assert {name: len(problems) for name, problems in read.items()} == {
+        "train": 17_917,
+        "math_500": 500,
+        "aime_2024": 30,
+        "aime_2025": 30,
+    }
+    first = read["train"][0]
+    assert first.prompt.startswith("In triangle $ABC$")
+    assert first.prompt.endswith(
+        "find $a + b + c$.\nLet's think step by step and output the final answer within \\boxed{}."
+    )
+    assert first.answer == "34"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "row", "answer"),
+    [
+        (
+            "data/math",
+            {"problem": "p", "solution": "\\boxed{1}, no: \\boxed{\\frac{1}{\\sqrt{2}}}."},
+            "\\frac{1}{\\sqrt{2}}",
+        ),
+        ("data/gsm8k", {"question": "p", "answer": "2+2=4\n#### 4"}, "4"),
+    ],
+)
+def test_answers_are_found_where_the_data_recipes_say(tmp_path, recipe, row, answer):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"extends: [own_models, {recipe}]\n")
+    paths = ["models.teacher.path=./t", "models.student.path=./s"]
+    files = load_config(str(mine), paths).data.files.model_copy(update={"chat": False})
+    source = files.source(files.train).model_copy(update={"path": write(tmp_path / "rows.jsonl", [row])})
+    assert [problem.answer for problem in load_problems(files, source)] == [answer]

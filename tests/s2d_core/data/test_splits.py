@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_what_occurs_anywhere_in_the_test_file_is_kept_out_of_training_and_count
     test = problems(20, "test")
     copies = [Problem(id=f"copy{i}", prompt=f"  test   {i}?\n", answer=str(i)) for i in range(6)]
     sizes = SplitSizes(labelled=30, held_out=10, validation=10, test=5)
-    splits = make_splits([*problems(50), *copies], sizes, data_seed=0, seed=0, test=test)
+    splits = make_splits([*problems(50), *copies], sizes, data_seed=0, seed=0, tests={"test": test})
     assert splits.counts["dropped_evaluation"] == 6
     assert set(ids(splits, "test")) < {p.id for p in test}
     assert not any(
@@ -107,13 +108,13 @@ def test_too_few_problems_are_refused_with_the_numbers():
     ):
         make_splits([*problems(49), *problems(3)], SIZES, data_seed=0, seed=0)
     with pytest.raises(DataError, match=r"test 7 = 7 problems, but data.files.test hold 6"):
-        make_splits(problems(60), SIZES, data_seed=0, seed=0, test=problems(6, "test"))
+        make_splits(problems(60), SIZES, data_seed=0, seed=0, tests={"test": problems(6, "test")})
 
 
 def test_an_id_that_stands_for_two_problems_is_refused():
     test = [Problem(id=p.id, prompt=f"other {p.prompt}", answer="1") for p in problems(7)]
     with pytest.raises(DataError, match=r"splits overlap in \d+ places: id 'q\d'"):
-        make_splits(problems(43), SIZES, data_seed=0, seed=0, test=test)
+        make_splits(problems(43), SIZES, data_seed=0, seed=0, tests={"test": test})
 
 
 def test_an_overlap_is_found_by_prompt_too():
@@ -133,3 +134,14 @@ def test_the_published_training_pool_loses_its_known_duplicates():
     splits = make_splits(pool, SplitSizes(labelled=15_000, test=100), data_seed=0, seed=0)
     assert splits.counts["unique_prompts"] == 17_188
     assert splits.counts["dropped_conflict"] >= 2 * splits.counts["conflicting_prompts"] > 0
+
+
+def test_what_each_of_several_test_sets_keeps_out_of_training_is_counted():
+    pool = problems(60)
+    tests = {
+        "first": [replace(p, id=f"first/{p.id}") for p in pool[:2]],
+        "second": [*problems(8, "other"), replace(pool[5], id="second/5")],
+    }
+    splits = make_splits(pool, SIZES, data_seed=0, seed=0, tests=tests)
+    assert (splits.counts["dropped_by_first"], splits.counts["dropped_by_second"]) == (2, 1)
+    assert {p.id for p in splits.problems["test"]} <= {p.id for problems in tests.values() for p in problems}

@@ -3,7 +3,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from s2d_core.data.problems import Problem
-from s2d_core.data.tokens import check_tokenizers, encode_prompts
+from s2d_core.data.tokens import check_chat, check_tokenizers, encode_prompts
 from s2d_core.errors import DataError
 
 TEXT = ["what is 12+34? the answer is \\boxed{46}"] * 3
@@ -100,3 +100,43 @@ def test_prompts_too_long_or_empty_are_counted_and_named():
         encode_prompts(build(), problems, max_tokens=5)
     with pytest.raises(DataError, match="1 prompts are empty: e"):
         encode_prompts(build(), [Problem("e", "")])
+
+
+# As Qwen3's: without thinking an empty thought is written for the model.
+SWITCHED = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}{% endif %}"
+)
+
+
+def test_templates_that_are_written_differently_and_render_alike_are_no_difference():
+    student = build(template="{# the same #}" + SWITCHED)
+    assert check_tokenizers(build(template=SWITCHED), student) == len(student)
+
+
+def test_a_switch_for_thinking_that_only_one_of_them_has_is_a_difference():
+    without = SWITCHED.replace("is false", "is none")
+    with pytest.raises(DataError, match="chat template, from character"):
+        check_tokenizers(build(template=SWITCHED), build(template=without))
+
+
+def test_thinking_that_the_template_has_no_switch_for_is_refused():
+    check_chat(build(template=SWITCHED), enable_thinking=True)
+    with pytest.raises(DataError, match="enable_thinking = true: the chat template has no such switch"):
+        check_chat(build(template=SWITCHED.replace("is false", "is none")), enable_thinking=True)
+
+
+def test_a_turn_that_ends_with_another_token_than_eos_is_refused():
+    check_chat(build(template=SWITCHED), enable_thinking=False)
+    with pytest.raises(DataError, match=r"ends a turn with '<eos>.*', and the EOS token is '<end>': a model would not"):
+        check_chat(build(template=SWITCHED, eos="<end>"), enable_thinking=False)
+
+
+def test_generation_settings_must_stop_at_eos_and_at_the_same_tokens():
+    tokenizer, eos = build(), build().eos_token_id
+    assert check_tokenizers(tokenizer, build(), stops={"teacher": [eos, 2], "student": [2, eos]}) == len(tokenizer)
+    with pytest.raises(DataError, match=r"stop at \[1, 2\] .teacher. and \[1\] .student."):
+        check_tokenizers(tokenizer, build(), stops={"teacher": [eos, 2], "student": [eos]})
+    with pytest.raises(DataError, match=r"EOS is token 1, and the student's generation settings stop at \[3\] only"):
+        check_tokenizers(tokenizer, build(), stops={"student": [3]})

@@ -1,0 +1,99 @@
+"""Bytes of tensors that really are alive in a step of the training loop, at most: what a prediction is held against."""
+
+import weakref
+from types import SimpleNamespace
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from s2d_core.config.schema import TrainingConfig
+from s2d_core.config.stages import DenseStage, ImitationStage, OptimiserConfig, SparseStage
+from s2d_core.training import loop
+from s2d_core.training.objectives import Divergence, NextToken, PolicyGradient
+from s2d_core.training.optimiser import make_optimiser
+from s2d_core.training.packing import Example
+from s2d_core.training.policy import Policy
+
+PROMPT = 8
+OPTIMISER = OptimiserConfig(lr=1e-3)
+
+
+class Allocations(TorchDispatchMode):
+    """Bytes of all storages made inside this mode that are still alive, and the most there were."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.peak, self.seen = 0, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for each in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(each, torch.Tensor):
+                self._enter(each.untyped_storage())
+        return out
+
+    def _enter(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+        def leave():
+            self.seen.discard(key)
+            self.alive -= size
+
+        weakref.finalize(storage, leave)
+
+
+def measured_peak(
+    student: PreTrainedConfig,
+    teacher: PreTrainedConfig,
+    loss: str,
+    *,
+    dtype: str,
+    checkpointing: bool,
+    length: int,
+    sequences: int,
+    micro_batches: int,
+    chunk: int,
+) -> int:
+    """The most bytes in the second of two steps of the real loop, on random weights, models and optimiser included.
+
+    Sequences are equally long: each of ``micro_batches`` holds ``sequences`` of them.
+    """
+    completion = length - PROMPT
+    examples = [Example([5] * PROMPT, [6] * completion, [0.0] * completion, 1.0)] * (sequences * micro_batches)
+    training = TrainingConfig(token_budget=length * sequences, logits_chunk=chunk)
+    context = SimpleNamespace(training=training, spec=SimpleNamespace(id="measured"))
+    with Allocations() as allocations:
+        policy = _model(student, dtype, frozen=False, checkpointing=checkpointing)
+        stage, objective = _objective(loss, student, teacher, dtype, completion, chunk)
+        optimiser = make_optimiser(policy.parameters(), OPTIMISER)
+        for step in range(2):
+            allocations.peak = allocations.alive
+            loop._optimise(context, stage, policy, optimiser, objective, SimpleNamespace(examples=examples), step)
+    return allocations.peak
+
+
+def _objective(loss, student, teacher, dtype, completion, chunk):
+    common = {"steps": 2, "optimiser": OPTIMISER, "prompts_per_step": 1, "group_size": 2}
+    common["sampling"] = {"max_tokens": completion}
+    if loss == "nll":
+        return ImitationStage(**common), NextToken(chunk)
+    if loss == "policy_gradient":
+        stage = SparseStage(**common, policy_gradient={"kl_coefficient": 1e-3})
+        return stage, PolicyGradient(stage, chunk, _model(student, dtype, frozen=True))
+    full = loss in ("forward_kl", "reverse_kl", "jsd")
+    divergence = {"kind": loss if full else "reverse_kl", "estimator": "full" if full else loss}
+    stage = DenseStage(**common, divergence=divergence)
+    return stage, Divergence(stage.divergence, chunk, [(_model(teacher, dtype, frozen=True), 1.0)])
+
+
+def _model(config, dtype, *, frozen, checkpointing=False):
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return Policy(model.requires_grad_(not frozen)).train(not frozen)
