@@ -137,7 +137,8 @@ def _distinct_problems(config: Config, specs: list[StageSpec]) -> int:
 
 def _reached(config: Config, spec: StageSpec) -> int:
     pool = len(_slice(config, spec))
-    return pool if _asks_the_student(spec) else min(pool, spec.settings["steps"] * spec.settings["prompts_per_step"])
+    anywhere = _asks_the_student(spec) or spec.settings.get("policy_gradient", {}).get("refill_rounds")
+    return pool if anywhere else min(pool, spec.settings["steps"] * spec.settings["prompts_per_step"])
 
 
 def _asks_the_student(spec: StageSpec) -> bool:

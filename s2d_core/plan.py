@@ -12,7 +12,7 @@ from s2d_core.config.checks import label_count
 from s2d_core.config.compose import validate
 from s2d_core.config.schema import Config
 from s2d_core.errors import ConfigError
-from s2d_core.recipe import STAGES, Role, stage_settings
+from s2d_core.recipe import STAGES, Role, bears_staleness, stage_settings
 from s2d_core.spec import Kind, StageSpec
 from s2d_core.workers import stage_workers
 
@@ -122,7 +122,9 @@ class _Planner:
                 inputs["teacher"] = model("teacher")
             if settings.get("target") == "delta":
                 inputs["raw_teacher"] = raw_teacher or inputs["teacher"]
-            models[row.trains] = self._add("train", entry.stage, settings | self._numerics(), inputs)
+            models[row.trains] = self._add(
+                "train", entry.stage, settings | self._numerics() | self._rollouts(entry.stage, settings), inputs
+            )
             stages.append(models[row.trains])
 
         deployed = model(STAGES[arm.stages[-1].stage].trains)
@@ -172,6 +174,15 @@ class _Planner:
     def _numerics(self) -> dict[str, Any]:
         """The parts of how a stage is executed that can change its numbers."""
         return {"engine": self.config.rollouts.engine, "dtype": self.config.training.dtype}
+
+    def _rollouts(self, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the actor's rollouts besides; absent at its defaults, which leaves fingerprints as they were."""
+        rollouts = self.config.rollouts
+        if rollouts.staleness and bears_staleness(stage, settings):
+            return {"staleness": rollouts.staleness}
+        if rollouts.share_teacher and STAGES[stage].actor == "teacher":
+            return {"share_teacher": True}
+        return {}
 
     def _source(self, name: str) -> dict[str, Any]:
         return {"source": self.sources[name]} if name in self.sources else {}

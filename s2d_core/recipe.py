@@ -67,6 +67,17 @@ def stage_settings(config: Config, entry: ArmStage) -> dict[str, Any]:
     return values
 
 
+def bears_staleness(stage: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the stage can learn from its policy's rollouts of an update ago: its policy gradient corrects for that,
+    its divergence is no estimate from the sampled token, and no further prompts must be sampled in the same step."""
+    sparse, dense = settings.get("policy_gradient"), settings.get("divergence")
+    if STAGES[stage].actor != "policy":
+        return False
+    if sparse and (sparse["truncated_importance_cap"] is None or sparse.get("refill_rounds")):
+        return False
+    return not dense or dense["estimator"] != "sampled_token"
+
+
 def spends_labels(stage: str, settings: Mapping[str, Any]) -> bool:
     """Whether the stage looks at answers: for its reward, or to learn what the student can do already."""
     return (

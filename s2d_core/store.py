@@ -19,6 +19,7 @@ from s2d_core.spec import StageResult, StageSpec
 FORMAT = 1
 DISTANCE = "distance.json"  # what an evaluation leaves besides its samples: distance to the teacher by position
 STARTED = "started"  # a file of this name in its directory says that a stage has what it needs and runs
+ROLLOUTS = "rollouts"  # folder of sampled sequences: a stage's own, and beside the stages those that stages share
 CANCEL = "cancel"  # a file of this name in its directory asks a running stage to stop
 
 

@@ -35,6 +35,11 @@ class RolloutsConfig(WorkersConfig):
     timeout_s: float = Field(600.0, gt=0)
     sync_timeout_s: float = Field(60.0, gt=0)
     max_restarts: int = Field(3, ge=0)
+    # 1: the next step's rollouts are sampled while this one trains, by weights one update old (training/overlap.py),
+    # in the stages that bear it (``recipe.bears_staleness``).
+    staleness: Literal[0, 1] = 0
+    # The teacher's rollouts are drawn by teacher, sampling and seed alone, and kept for every student that reads them.
+    share_teacher: bool = False
 
     @model_validator(mode="after")
     def _someone_to_use_them(self) -> "RolloutsConfig":

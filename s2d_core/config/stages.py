@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from s2d_core.config.base import Positive, Strict
+from s2d_core.config.base import Positive, Strict, later
 from s2d_core.data.slices import check_slice
 
 ProblemSlice = Annotated[
@@ -44,6 +44,14 @@ class PolicyGradientConfig(Strict):
     truncated_importance_cap: float | None = Field(2.0, gt=0)  # None: off
     drop_zero_variance: bool = True
     minibatches: Positive = 1  # optimiser updates for each batch of rollouts
+    # Rounds of further prompts for groups whose rewards are all equal (dynamic sampling); each look is charged.
+    refill_rounds: int = later(0, ge=0)
+
+    @model_validator(mode="after")
+    def _refillable(self) -> "PolicyGradientConfig":
+        if self.refill_rounds and not self.drop_zero_variance:
+            raise ValueError("refill_rounds replaces the groups that are dropped; set drop_zero_variance=true")
+        return self
 
 
 class DivergenceConfig(Strict):

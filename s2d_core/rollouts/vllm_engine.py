@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from s2d_core.rollouts.types import NamedWeights, Request, Rollout, Sampling
 
@@ -74,6 +75,27 @@ class VLLMEngine:
             [self._rollout(request, completion) for completion in output.outputs]
             for request, output in zip(requests, outputs, strict=True)
         ]
+
+    def top_logprobs(self, rollouts: list[Rollout], k: int) -> list[tuple[Tensor, Tensor]]:
+        """The model's ``k`` likeliest tokens at each token of given completions, and their log-probabilities at
+        temperature 1: ([tokens, k], [tokens, k]) a rollout. All that a teacher behind a server can tell of itself.
+
+        For comparison. It needs a token of ``max_length`` beyond the rollout, vLLM's limit of k is 20, and it holds
+        [prompt and completion tokens, vocab] in float32: a colocated teacher is exact and takes less memory.
+        """
+        from vllm import SamplingParams
+
+        prompts = [{"prompt_token_ids": [*rollout.prompt_ids, *rollout.completion_ids]} for rollout in rollouts]
+        parameters = SamplingParams(max_tokens=1, prompt_logprobs=k, detokenize=False)
+        outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
+        found = []
+        for rollout, output in zip(rollouts, outputs, strict=True):
+            positions = output.prompt_logprobs[len(rollout.prompt_ids) :]
+            # Besides the k likeliest, each position has the token that is really there.
+            ranked = [sorted(at.items(), key=lambda item: item[1].rank)[:k] for at in positions]
+            ids = torch.tensor([[token for token, _ in row] for row in ranked])
+            found.append((ids, torch.tensor([[scored.logprob for _, scored in row] for row in ranked])))
+        return found
 
     def load_weights(self, weights: NamedWeights) -> None:
         """Reload every parameter from memory and forget cached prefixes, which the old weights computed."""

@@ -12,7 +12,7 @@ from s2d_core.stages.trained import load_policy
 from s2d_core.training import parallel
 from s2d_core.training.context import Context
 from s2d_core.training.packing import pack, split_by_tokens
-from s2d_core.training.sources import example
+from s2d_core.training.verified import example
 
 TOP = 0.01  # of the tokens
 EXACT = 32  # positions with a bin of their own; from there on

@@ -6,6 +6,7 @@ models are compared under common random numbers.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,11 +22,12 @@ from s2d_core.evaluation.metrics import accuracy_metrics
 from s2d_core.rewards.boxes import last_box
 from s2d_core.rewards.verifier import Verdict, Verifier
 from s2d_core.rollouts import make_engine
+from s2d_core.rollouts.files import generate_stored, shard_size
 from s2d_core.rollouts.types import Request, Rollout
 from s2d_core.spec import StageResult
 from s2d_core.stages.distance import distance
 from s2d_core.stages.trained import decode, encode, load_tokenizer
-from s2d_core.store import DISTANCE, write_json
+from s2d_core.store import DISTANCE, ROLLOUTS, write_json
 from s2d_core.training import parallel
 from s2d_core.training.context import Context, stable_seed
 from s2d_core.training.sources import sampling
@@ -56,6 +58,7 @@ def evaluate(context: Context) -> StageResult:
     if parallel.rank() == 0:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (context.directory / "samples.jsonl").write_text(lines)
+        shutil.rmtree(context.directory / ROLLOUTS, ignore_errors=True)  # said again in the samples
     seconds = time.perf_counter() - began
     return StageResult(
         fingerprint=context.spec.fingerprint,
@@ -69,7 +72,7 @@ def evaluate(context: Context) -> StageResult:
 
 
 def _sample(context: Context, config: EvaluationConfig, problems: Sequence[Problem]) -> list[list[Rollout]]:
-    """For each problem its greedy completion, then ``k`` samples."""
+    """For each problem its greedy completion, then ``k`` samples; a killed evaluation goes on where it was."""
     tokenizer = load_tokenizer(context)
     encoded = encode(tokenizer, problems)
     engine = make_engine(
@@ -81,9 +84,11 @@ def _sample(context: Context, config: EvaluationConfig, problems: Sequence[Probl
     )
     wanted = [Request(p.id, encoded[p.id], stable_seed(config.seed, p.id)) for p in problems]
     drawn = sampling(config.sampling, config.k)
+    directory = context.directory / ROLLOUTS
     with closing(engine):
-        greedy = engine.generate(wanted, replace(drawn, temperature=0.0, n=1))
-        sampled = engine.generate(wanted, drawn)
+        once = replace(drawn, temperature=0.0, n=1)
+        greedy = generate_stored(engine, wanted, once, directory / "greedy", shard_size(context.rollouts, 1))
+        sampled = generate_stored(engine, wanted, drawn, directory / "sampled", shard_size(context.rollouts, config.k))
     return [first + rest for first, rest in zip(greedy, sampled, strict=True)]
 
 

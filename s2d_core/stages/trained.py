@@ -33,9 +33,10 @@ from s2d_core.training.loop import train
 from s2d_core.training.objectives import Divergence, Mixed, NextToken, Objective, PolicyGradient
 from s2d_core.training.policy import Policy, load_model
 from s2d_core.training.prompts import PromptStream
-from s2d_core.training.sources import Corpus, Grader, PolicyRollouts, Source, TeacherRollouts, VerifierSignal, sampling
+from s2d_core.training.sources import Corpus, PolicyRollouts, Source, TeacherRollouts, sampling
+from s2d_core.training.verified import Grader, VerifierSignal
 
-EXTRA_SETTINGS = ("problems", "engine", "dtype", "scratch", "arithmetic")
+EXTRA_SETTINGS = ("problems", "engine", "dtype", "scratch", "arithmetic", "staleness", "share_teacher")
 
 
 def run_row(context: Context) -> StageResult:

@@ -12,7 +12,7 @@ from s2d_core.rollouts.types import Engine, Request, Rollout, Sampling
 from s2d_core.training import parallel
 from s2d_core.training.packing import pack, split_by_tokens
 from s2d_core.training.policy import Policy
-from s2d_core.training.sources import Grader, example
+from s2d_core.training.verified import Grader, example
 
 BEFORE = 0  # the step that what is looked at before the first one is charged to
 

@@ -58,6 +58,8 @@ def train(context: Context, stage: TrainedStage, policy: Policy, source: Source,
         batch = source.batch(step, clock)
         with clock("train"):
             sums = _optimise(context, stage, policy, optimiser, objective, batch, step)
+        with clock("wait"):  # for what is sampled ahead
+            source.settle()
         with clock("sync"):
             source.load_weights(parallel.named_weights(policy))
         metrics = step_metrics(batch.sums | sums, clock.seconds, time.perf_counter() - began)
@@ -65,6 +67,7 @@ def train(context: Context, stage: TrainedStage, policy: Policy, source: Source,
         if log:
             log.append(metrics)
         if (step + 1) % context.training.checkpoint_every == 0 or step + 1 == stage.steps:
+            source.keep(step + 1)
             saved = checkpoint.save(
                 context.directory / "checkpoints",
                 step + 1,
@@ -162,7 +165,7 @@ def step_metrics(sums: dict[str, float], seconds: dict[str, float], total: float
     rollouts, groups = metrics.pop("rollouts", 0.0), metrics.pop("groups", 0.0)
     if rollouts:
         metrics["completion_length"] = metrics.pop("completion_tokens") / rollouts
-        for name in ("truncated", "reward", "malformed", "timeout"):
+        for name in ("truncated", "reward", "malformed", "timeout", "staleness"):
             if name in metrics:
                 metrics[name] /= rollouts
     if groups:

@@ -17,6 +17,13 @@ class PromptStream:
         first = step * self.prompts_per_step
         return [self._problem(index) for index in range(first, first + self.prompts_per_step)]
 
+    def others(self, step: int) -> list[Problem]:
+        """The problems that are not among the step's, in a seeded order of the step's own."""
+        taken = {problem.id for problem in self.batch(step)}
+        found = [problem for problem in self.problems if problem.id not in taken]
+        random.Random(f"{self.seed}:others:{step}").shuffle(found)
+        return found
+
     def used(self, steps: int) -> list[Problem]:
         """Distinct problems of the first ``steps`` steps, in order of first use."""
         seen = {p.id: p for step in range(steps) for p in self.batch(step)}

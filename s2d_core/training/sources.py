@@ -12,22 +12,26 @@ Every rank makes its own share of a step's examples; groups are never split.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-from s2d_core.config.stages import RolloutStage, SamplingConfig, SparseStage
-from s2d_core.data.ledger import LabelLedger
+from s2d_core.config.stages import RolloutStage, SamplingConfig
 from s2d_core.data.problems import Problem
 from s2d_core.errors import StageError
-from s2d_core.losses import group_advantages
-from s2d_core.rewards.verifier import Verdict, Verifier
+from s2d_core.rollouts.files import generate_stored, shard_size
 from s2d_core.rollouts.types import Engine, NamedWeights, Request, Rollout, Sampling
+from s2d_core.spec import StageSpec, fingerprint
+from s2d_core.store import ROLLOUTS
 from s2d_core.training import parallel
-from s2d_core.training.context import Context, Stopwatch
+from s2d_core.training.context import Context, Stopwatch, stable_seed
+from s2d_core.training.overlap import Overlap
 from s2d_core.training.packing import Example
 from s2d_core.training.prompts import PromptStream
+from s2d_core.training.verified import ScoredGroup, VerifierSignal, add, example, refill
+
+AHEAD = "ahead"  # folder of the batches that were sampled ahead of a checkpoint
 
 
 @dataclass
@@ -38,15 +42,23 @@ class Batch:
     sums: dict[str, float] = field(default_factory=dict)
 
 
-class Source(Protocol):
-    def batch(self, step: int, clock: Stopwatch) -> Batch: ...
+class Source:
+    """Sources that sample from the policy override what tells of it; to the others it is nothing."""
+
+    def batch(self, step: int, clock: Stopwatch) -> Batch:
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Wait until new weights can be taken."""
 
     def load_weights(self, weights: NamedWeights) -> None:
-        """The policy changed; sources that do not sample from it ignore this."""
-        ...
+        """The policy changed."""
+
+    def keep(self, step: int) -> None:
+        """A checkpoint is about to be written that ``step`` goes on from. Collective."""
 
 
-class Corpus:
+class Corpus(Source):
     """Given sequences, in seeded order."""
 
     def __init__(self, sequences: Sequence[tuple[Any, Any]], per_step: int) -> None:
@@ -58,11 +70,8 @@ class Corpus:
         picked = (self.sequences[index % len(self.sequences)] for index in mine)
         return Batch([Example(prompt, completion) for prompt, completion in picked])
 
-    def load_weights(self, weights: NamedWeights) -> None:
-        pass
 
-
-class PolicyRollouts:
+class PolicyRollouts(Source):
     """The policy samples; a verifier scores when ``verifier`` is given (sparse), nobody does otherwise (dense)."""
 
     def __init__(
@@ -72,82 +81,74 @@ class PolicyRollouts:
         engine: Engine,
         prompts: PromptStream,
         encoded: dict[str, tuple[int, ...]],
-        scorer: "VerifierSignal | None" = None,
+        scorer: VerifierSignal | None = None,
     ) -> None:
         self.context, self.stage, self.engine = context, stage, engine
         self.prompts, self.encoded, self.scorer = prompts, encoded, scorer
         self.sampling = sampling(stage.sampling, stage.group_size)
+        self.overlap: Overlap | None = None
+        if context.spec.settings.get("staleness"):
+            overlap = Overlap(self._sample, self._requests, stage.steps, context.directory / AHEAD)
+            self.overlap = context.opened.enter_context(closing(overlap))
 
     def batch(self, step: int, clock: Stopwatch) -> Batch:
         problems = self.prompts.batch(step)
         if self.scorer:
             self.scorer.grader.charge(problems, step)
-        mine = problems[parallel.rank() :: parallel.world_size()]
         with clock("sample"):
-            groups = self.engine.generate(requests(self.context, mine, self.encoded, step), self.sampling)
+            groups = self.overlap.take(step) if self.overlap else self._sample(self._requests(step))
         sums = rollout_sums(groups)
+        if self.overlap:
+            sums["staleness"] = sums["rollouts"] * min(step, 1)
         if self.scorer is None:
             return Batch([example(rollout) for group in groups for rollout in group], sums)
         with clock("score"):
-            return self.scorer.score(mine, groups, sums)
+            scored = self.scorer.score(share(problems), groups, sums)
+        if rounds := self.scorer.stage.refill_rounds:
+            further = self.prompts.others(step)
+            scored = refill(scored, lambda more: self._look(more, step, clock, sums), further, len(problems), rounds)
+        return Batch(self.scorer.examples(scored), sums)
+
+    def settle(self) -> None:
+        if self.overlap:
+            self.overlap.settle()
 
     def load_weights(self, weights: NamedWeights) -> None:
         self.engine.load_weights(weights)
 
+    def keep(self, step: int) -> None:
+        if self.overlap:
+            # One more than there are checkpoints: this one may yet be torn by a crash.
+            self.overlap.keep(step, self.context.training.checkpoints_kept + 1)
 
-class Grader:
-    """Rewards of rollouts. Every look at an answer is charged to the ledger first."""
+    def _look(
+        self, problems: Sequence[Problem], step: int, clock: Stopwatch, sums: dict[str, float]
+    ) -> list[ScoredGroup]:
+        """Groups of this rank's share of further ``problems``, charged to the same step."""
+        assert self.scorer is not None
+        self.scorer.grader.charge(problems, step)
+        mine = share(problems)
+        if not mine:
+            return []
+        with clock("sample"):
+            groups = self._sample(requests(self.context, mine, self.encoded, step))
+        add(sums, rollout_sums(groups) | {"refilled_groups": float(len(groups))})
+        with clock("score"):
+            return self.scorer.score(mine, groups, sums)
 
-    def __init__(self, context: Context, decode: "Decode", ledger: LabelLedger) -> None:
-        self.decode, self.ledger, self.stage_id = decode, ledger, context.spec.id
-        self.verifier = Verifier(context.verifier.workers, context.verifier.timeout_s, context.verifier.memory_mb)
+    def _requests(self, step: int) -> list[Request]:
+        return requests(self.context, share(self.prompts.batch(step)), self.encoded, step)
 
-    def charge(self, problems: Sequence[Problem], step: int) -> None:
-        if parallel.rank() == 0:
-            self.ledger.charge(self.stage_id, [problem.id for problem in problems], step)
-
-    def grade(self, problems: Sequence[Problem], groups: list[list[Rollout]]) -> list[list[Verdict]]:
-        """A verdict for each rollout of each problem's group."""
-        items = [
-            (self.decode(rollout.completion_ids), problem.answer or "")
-            for problem, group in zip(problems, groups, strict=True)
-            for rollout in group
-        ]
-        verdicts = iter(self.verifier.score(items))
-        return [[next(verdicts) for _ in group] for group in groups]
-
-    def close(self) -> None:
-        self.verifier.close()
-
-
-class VerifierSignal:
-    """Sparse reward: one number a sequence, group-normalised into advantages."""
-
-    def __init__(self, stage: SparseStage, grader: Grader) -> None:
-        self.stage, self.grader = stage.policy_gradient, grader
-
-    def score(self, problems: Sequence[Problem], groups: list[list[Rollout]], sums: dict[str, float]) -> Batch:
-        verdicts = self.grader.grade(problems, groups)
-        rewards = torch.tensor([[verdict.reward for verdict in row] for row in verdicts]).view(len(groups), -1)
-        advantages = group_advantages(rewards, scale_by_std=self.stage.scale_by_std)
-        sums["reward"] = float(rewards.sum())
-        for status in ("malformed", "timeout"):
-            sums[status] = sum(verdict.status == status for row in verdicts for verdict in row)
-        varied = (rewards != rewards[:, :1]).any(dim=1)  # exact: rewards are 0 or 1
-        sums["groups"] = len(groups)
-        sums["zero_variance_groups"] = float((~varied).sum())
-        keep = varied | torch.tensor(not self.stage.drop_zero_variance)
-        examples = [
-            example(rollout, advantage)
-            for group, row, kept in zip(groups, advantages.tolist(), keep.tolist(), strict=True)
-            if kept
-            for rollout, advantage in zip(group, row, strict=True)
-        ]
-        return Batch(examples, sums)
+    def _sample(self, wanted: Sequence[Request]) -> list[list[Rollout]]:
+        return self.engine.generate(list(wanted), self.sampling)
 
 
-class TeacherRollouts:
+class TeacherRollouts(Source):
     """K rollouts of the frozen teacher for each prompt, sampled once before the first step and then reused.
+
+    They are on disk shard by shard: a stage that is killed goes on with what is missing. Those of ``share_teacher`` lie
+    beside the stages and depend on nothing of the student, so other students, learning rates and losses read them too.
+    Only sampled sequences are kept; what the teacher thinks of each token is computed anew, exactly.
 
     curate: what becomes of a rank's groups before they are stored; it may drop rollouts. weights: by problem id.
     """
@@ -165,6 +166,7 @@ class TeacherRollouts:
         self.context, self.stage, self.engine = context, stage, engine
         self.prompts, self.encoded = prompts, encoded
         self.curate, self.weights = curate, weights or {}
+        self.shared = _whose(context.spec, stage) if context.spec.settings.get("share_teacher") else None
         self.stored: dict[str, list[Rollout]] = {}
         self.sampled = 0.0
 
@@ -172,7 +174,7 @@ class TeacherRollouts:
         if not self.stored:
             with clock("sample"):
                 self.stored = self._sample()
-        mine = self.prompts.batch(step)[parallel.rank() :: parallel.world_size()]
+        mine = share(self.prompts.batch(step))
         groups = [self.stored[problem.id] for problem in mine]
         sums = rollout_sums(groups)
         # All of them are charged to the first step: the others reuse what is stored.
@@ -185,10 +187,14 @@ class TeacherRollouts:
         return Batch(examples, sums)
 
     def _sample(self) -> dict[str, list[Rollout]]:
-        mine = self.prompts.used(self.stage.steps)[parallel.rank() :: parallel.world_size()]
-        groups = self.engine.generate(
-            requests(self.context, mine, self.encoded, step=0),
-            sampling(self.stage.sampling, self.stage.group_size),
+        mine = share(self.prompts.used(self.stage.steps))
+        n = self.stage.group_size
+        groups = generate_stored(
+            self.engine,
+            self._requests(mine),
+            sampling(self.stage.sampling, n),
+            self._directory(),
+            shard_size(self.context.rollouts, n),
         )
         self.sampled = rollout_sums(groups)["tokens_sampled"]
         if self.curate:
@@ -199,16 +205,28 @@ class TeacherRollouts:
             raise StageError(f"{self.context.spec.id}: none of the teacher's rollouts is right; nothing to learn from")
         return stored
 
-    def load_weights(self, weights: NamedWeights) -> None:
-        pass
+    def _requests(self, problems: Sequence[Problem]) -> list[Request]:
+        if self.shared is None:
+            return requests(self.context, problems, self.encoded, step=0)
+        return [Request(p.id, self.encoded[p.id], stable_seed(self.shared, p.id)) for p in problems]
+
+    def _directory(self) -> Path:
+        if self.shared is None:
+            return self.context.directory / ROLLOUTS
+        return self.context.store.root / ROLLOUTS / self.shared
 
 
 class Curate(Protocol):
     def __call__(self, problems: Sequence[Problem], groups: list[list[Rollout]]) -> list[list[Rollout]]: ...
 
 
-class Decode(Protocol):
-    def __call__(self, ids: list[int]) -> str: ...
+def _whose(spec: StageSpec, stage: RolloutStage) -> str:
+    """Name of the rollouts of one teacher under one sampling and seed: all that decides them beside the prompts."""
+    return fingerprint(
+        {"teacher": spec.inputs["teacher"], "seed": spec.seed, "numerics": spec.numerics}
+        | {name: spec.settings[name] for name in ("engine", "dtype")}
+        | {"sampling": stage.sampling.model_dump(mode="json"), "n": stage.group_size}
+    )
 
 
 def sampling(config: SamplingConfig, n: int) -> Sampling:
@@ -221,8 +239,9 @@ def requests(
     return [Request(p.id, encoded[p.id], context.seed("sample", step, p.id)) for p in problems]
 
 
-def example(rollout: Rollout, advantage: float = 0.0, weight: float = 1.0) -> Example:
-    return Example(rollout.prompt_ids, rollout.completion_ids, rollout.logprobs, advantage, weight)
+def share(problems: Sequence[Problem]) -> list[Problem]:
+    """This rank's."""
+    return list(problems[parallel.rank() :: parallel.world_size()])
 
 
 def rollout_sums(groups: list[list[Rollout]]) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """vLLM against the torch engine and the model itself. One engine serves all of these tests: it is slow to start."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import torch
 from tiny_models import (
     EOS,
     OTHER_STOPS,
@@ -25,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
 @pytest.fixture(scope="module")
 def engine(model_folder):
-    made = make_engine(model_folder, RolloutsConfig(engine="vllm"), eos_token_id=EOS, dtype="float32", max_length=64)
+    made = make_engine(model_folder, RolloutsConfig(engine="vllm"), eos_token_id=EOS, dtype="float32", max_length=192)
     yield made
     made.close()
 
@@ -110,3 +112,30 @@ def test_the_seed_of_a_request_decides_its_completions(engine):
     assert engine.generate([request], Sampling(max_tokens=8, n=3)) == engine.generate(
         [request], Sampling(max_tokens=8, n=3)
     )
+
+
+def test_the_top_tokens_of_a_served_teacher_are_those_of_a_colocated_one(engine):
+    model, k = tiny_model(), 8
+    rollouts = [group[0] for group in engine.generate(make_requests(12), Sampling(max_tokens=10))]
+    for rollout, (ids, logprobs) in zip(rollouts, engine.top_logprobs(rollouts, k), strict=True):
+        tokens = torch.tensor([[*rollout.prompt_ids, *rollout.completion_ids]])
+        exact = torch.log_softmax(model(tokens).logits[0].detach(), -1)[len(rollout.prompt_ids) - 1 : -1].topk(k)
+        torch.testing.assert_close(logprobs, exact.values, atol=1e-3, rtol=0)
+        assert (ids == exact.indices).float().mean() > 0.95  # near ties may change places
+
+
+def test_another_thread_may_sample_while_this_one_does_something_else(engine):
+    requests, sampling = make_requests(6), Sampling(max_tokens=8, n=2)
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(engine.generate, requests, sampling).result() == engine.generate(requests, sampling)
+
+
+def test_the_completions_of_a_group_share_their_prompt(engine):
+    """Its full blocks, of 128 tokens on CPU, are read once and found in the cache from then on."""
+    from vllm import SamplingParams
+
+    prompt = tuple(3 + index % 20 for index in range(150))
+    engine.generate([Request("a", prompt, 0)], Sampling(max_tokens=2, n=4))
+    once = SamplingParams(max_tokens=1, detokenize=False)
+    (output,) = engine._llm.generate([{"prompt_token_ids": list(prompt)}], once, use_tqdm=False)
+    assert output.num_cached_tokens == 128

@@ -21,7 +21,7 @@ SHAPE = {
     "head_dim": 32,
     "tie_word_embeddings": True,
     "initializer_range": 0.3,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 256,
     "eos_token_id": EOS,
     "bos_token_id": 1,
     "pad_token_id": 0,
