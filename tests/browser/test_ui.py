@@ -2,11 +2,17 @@
 wrong setting fails a run, a run is triggered, watched to its end, and looked at from all sides."""
 
 import re
+import time
+from contextlib import suppress
+from pathlib import Path
 
+import psutil
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from deployments import processes
 from deployments.definitions import load_definitions
+from deployments.services import services
 from deployments.settings import Settings
 from flows.sparse_to_dense import sparse_to_dense
 from tests.browser.conftest import PATIENCE, Photograph
@@ -111,6 +117,42 @@ def test_a_wrong_setting_fails_the_run_with_the_configurations_message(
     tab(page, "Details")
     expect(page.get_by_text("stages.opd.steps = 0:").locator("visible=true").first).to_be_visible()
     photograph("run-failed")
+
+
+def test_a_run_is_cancelled_and_its_workers_are_gone_within_15_seconds(
+    page: Page, deployment: str, stack: Settings, photograph: Photograph
+) -> None:
+    trigger(page, deployment, "too-long", f"stages.pretrain_student.steps={10**6}")
+    deadline = time.monotonic() + PATIENCE
+    while not (training(stack) and kept(stack)):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    open_run(page, deployment, "too-long")
+    page.get_by_role("button", name="Cancel").first.click()
+    photograph("run-cancel")
+    page.get_by_role("button", name="Confirm").click()
+    began = time.monotonic()
+    while training(stack):
+        assert time.monotonic() - began < 15
+        time.sleep(0.2)
+    await_state(page, deployment, "too-long", "Cancelled")
+    assert kept(stack)
+
+
+def kept(stack: Settings) -> list[Path]:
+    """Checkpoints of the student's pretraining."""
+    return list(stack.data.glob("store/stages/pretrain_student-*/checkpoints/step_*"))
+
+
+def training(stack: Settings) -> list[psutil.Process]:
+    """Processes of the Ray head that train the student: Ray names them by their stage."""
+    (ray,) = [service for service in services(stack) if service.name == "ray"]
+    found = []
+    for process in processes.members(ray.mark):
+        with suppress(psutil.NoSuchProcess):
+            if "pretrain_student" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_run_is_triggered_and_watched_to_its_end(page: Page, deployment: str, photograph: Photograph) -> None:
