@@ -19,6 +19,7 @@ from tests.browser.conftest import PATIENCE, Photograph
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(3 * PATIENCE)]
 expect.set_options(timeout=60_000)
+STEPS = 20_000  # minutes of training
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_a_wrong_setting_fails_the_run_with_the_configurations_message(
 def test_a_run_is_cancelled_and_its_workers_are_gone_within_15_seconds(
     page: Page, deployment: str, stack: Settings, photograph: Photograph
 ) -> None:
-    trigger(page, deployment, "too-long", f"stages.pretrain_student.steps={10**6}")
+    trigger(page, deployment, "too-long", f"stages.pretrain_student.steps={STEPS}")
     deadline = time.monotonic() + PATIENCE
     while not (training(stack) and kept(stack)):
         assert time.monotonic() < deadline
