@@ -21,19 +21,20 @@ class Head:
     """The head of an attached cluster, looked at while stages run on it. Ray ends the process of whoever has lost the
     head for a minute, without a word; this says so before."""
 
-    def __init__(self, launch: LaunchConfig) -> None:
+    def __init__(self, launch: LaunchConfig, every: float = LOOK_EVERY_SECONDS, lost: float = LOST_SECONDS) -> None:
+        self._every, self._lost_after = every, lost  # seconds
         self._address = launch.address if launch.mode == "ray" else "local"
         self._lost_at: float | None = None
-        self._looked_at = -LOOK_EVERY_SECONDS
+        self._looked_at = -every
 
     def check(self) -> None:
-        """Looks now and then. Raises ResourceError once nothing has answered for LOST_SECONDS."""
+        """Looks now and then. Raises ResourceError once nothing has answered for ``lost`` seconds."""
         now = time.monotonic()
-        if now - self._looked_at < LOOK_EVERY_SECONDS and not self.lost:
+        if now - self._looked_at < self._every and not self.lost:
             return
         self._looked_at = now
         try:
-            knock(self._address, LOOK_EVERY_SECONDS)
+            knock(self._address, self._every)
             self._lost_at = None
         except OSError as error:
             self._lost_at = self._lost_at or now
@@ -45,4 +46,4 @@ class Head:
 
     @property
     def lost(self) -> bool:
-        return self._lost_at is not None and time.monotonic() - self._lost_at >= LOST_SECONDS
+        return self._lost_at is not None and time.monotonic() - self._lost_at >= self._lost_after

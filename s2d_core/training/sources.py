@@ -11,6 +11,7 @@
 Every rank makes its own share of a step's examples; groups are never split.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -42,19 +43,20 @@ class Batch:
     sums: dict[str, float] = field(default_factory=dict)
 
 
-class Source:
+class Source(ABC):
     """Sources that sample from the policy override what tells of it; to the others it is nothing."""
 
+    @abstractmethod
     def batch(self, step: int, clock: Stopwatch) -> Batch:
-        raise NotImplementedError
+        """This rank's share of ``step``."""
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027
         """Wait until new weights can be taken."""
 
-    def load_weights(self, weights: NamedWeights) -> None:
+    def load_weights(self, weights: NamedWeights) -> None:  # noqa: B027
         """The policy changed."""
 
-    def keep(self, step: int) -> None:
+    def keep(self, step: int) -> None:  # noqa: B027
         """A checkpoint is about to be written that ``step`` goes on from. Collective."""
 
 

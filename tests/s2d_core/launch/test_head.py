@@ -7,14 +7,11 @@ import pytest
 
 from s2d_core.config.schema import LaunchConfig
 from s2d_core.errors import ResourceError
-from s2d_core.launch import head as module
 from s2d_core.launch.head import Head
 
 
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_EVERY_SECONDS", 0.1)
-    monkeypatch.setattr(module, "LOST_SECONDS", 0.3)
+def hurried(launch: LaunchConfig) -> Head:
+    return Head(launch, every=0.1, lost=0.3)
 
 
 def listening(port: int = 0) -> socket.socket:
@@ -30,10 +27,10 @@ def look(head: Head, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def test_a_head_that_is_gone_is_named_with_what_to_do(hurried: None) -> None:
+def test_a_head_that_is_gone_is_named_with_what_to_do() -> None:
     listener = listening()
     address = f"127.0.0.1:{listener.getsockname()[1]}"
-    head = Head(LaunchConfig(address=address))
+    head = hurried(LaunchConfig(address=address))
     look(head, 0.3)
     listener.close()
     with pytest.raises(ResourceError, match=f"launch.address = '{address}': the Ray cluster is gone.*start it again"):
@@ -43,10 +40,10 @@ def test_a_head_that_is_gone_is_named_with_what_to_do(hurried: None) -> None:
         head.check()
 
 
-def test_a_head_that_comes_back_in_time_is_not_given_up(hurried: None) -> None:
+def test_a_head_that_comes_back_in_time_is_not_given_up() -> None:
     listener = listening()
     port = listener.getsockname()[1]
-    head = Head(LaunchConfig(address=f"127.0.0.1:{port}"))
+    head = hurried(LaunchConfig(address=f"127.0.0.1:{port}"))
     head.check()
     listener.close()
     look(head, 0.15)
@@ -56,7 +53,7 @@ def test_a_head_that_comes_back_in_time_is_not_given_up(hurried: None) -> None:
 
 
 @pytest.mark.parametrize("launch", [{}, {"address": "auto"}, {"mode": "job", "address": "http://127.0.0.1:1"}])
-def test_what_has_no_head_to_knock_at_is_never_given_up(hurried: None, launch: dict[str, str]) -> None:
-    head = Head(LaunchConfig.model_validate(launch))
+def test_what_has_no_head_to_knock_at_is_never_given_up(launch: dict[str, str]) -> None:
+    head = hurried(LaunchConfig.model_validate(launch))
     look(head, 0.5)
     assert not head.lost

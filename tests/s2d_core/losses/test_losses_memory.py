@@ -2,46 +2,16 @@
 
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from s2d_core.losses import chunked_divergence, chunked_logprobs, chunked_nll, top_k_divergence
+from tests.s2d_core.allocated import Allocations
 
 TOKENS, VOCAB, CHUNK = 400, 1000, 8
 LOGITS = TOKENS * VOCAB * 4  # bytes
-
-
-class Ledger(TorchDispatchMode):
-    """Bytes of all storages made inside this mode that are still alive, and the most there were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive, self.peak, self.seen = 0, 0, set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for each in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(each, torch.Tensor):
-                self._enter(each.untyped_storage())
-        return out
-
-    def _enter(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.seen:
-            return
-        self.seen.add(key)
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-
-        def leave() -> None:
-            self.seen.discard(key)
-            self.alive -= size
-
-        weakref.finalize(storage, leave)
 
 
 def models() -> tuple[torch.Tensor, ...]:
@@ -60,7 +30,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_only_a_few_chunks_of_logits_are_alive_at_once(name):
     given, weights, targets = models(), torch.rand(TOKENS), torch.randint(VOCAB, (TOKENS,))
-    with Ledger() as ledger:
+    with Allocations() as ledger:
         loss = LOSSES[name](given, weights, targets)
         kept = ledger.alive
         loss.backward()
@@ -70,7 +40,7 @@ def test_only_a_few_chunks_of_logits_are_alive_at_once(name):
 
 def test_a_dense_divergence_keeps_several_tensors_of_logits():
     hidden, weight, teacher_hidden, teacher_weight = models()
-    with Ledger() as ledger:
+    with Allocations() as ledger:
         student, teacher = ((h @ w.T).log_softmax(-1) for h, w in ((hidden, weight), (teacher_hidden, teacher_weight)))
         loss = (student.exp() * (student - teacher)).sum()
         assert ledger.alive > 4 * LOGITS
@@ -95,9 +65,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_measuring_without_gradients_makes_none():
     given, weights = models(), torch.rand(TOKENS)
-    with Ledger() as trained:
+    with Allocations() as trained:
         chunked_divergence(*given, weights, kind="reverse_kl", chunk=CHUNK)
-    with torch.no_grad(), Ledger() as measured:
+    with torch.no_grad(), Allocations() as measured:
         chunked_divergence(*given, weights, kind="reverse_kl", chunk=CHUNK)
     assert measured.peak < trained.peak - CHUNK * VOCAB * 4
 

@@ -1,10 +1,8 @@
 """Bytes of tensors that really are alive in a step of the training loop, at most: what a prediction is held against."""
 
-import weakref
 from types import SimpleNamespace
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from s2d_core.config.schema import TrainingConfig
@@ -14,38 +12,10 @@ from s2d_core.training.objectives import Divergence, NextToken, PolicyGradient
 from s2d_core.training.optimiser import make_optimiser
 from s2d_core.training.packing import Example
 from s2d_core.training.policy import Policy
+from tests.s2d_core.allocated import Allocations
 
 PROMPT = 8
 OPTIMISER = OptimiserConfig(lr=1e-3)
-
-
-class Allocations(TorchDispatchMode):
-    """Bytes of all storages made inside this mode that are still alive, and the most there were."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.peak, self.seen = 0, 0, set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for each in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(each, torch.Tensor):
-                self._enter(each.untyped_storage())
-        return out
-
-    def _enter(self, storage):
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.seen:
-            return
-        self.seen.add(key)
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-
-        def leave():
-            self.seen.discard(key)
-            self.alive -= size
-
-        weakref.finalize(storage, leave)
 
 
 def measured_peak(
