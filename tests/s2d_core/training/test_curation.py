@@ -15,7 +15,7 @@ from s2d_core.errors import StageError
 from s2d_core.rollouts.types import Request, Rollout, Sampling
 from s2d_core.training.curation import hard_problems, nearest, pass_rate_weights, pass_rates, right_ones
 from s2d_core.training.policy import Policy
-from s2d_core.training.sources import Grader
+from s2d_core.training.verified import Grader
 
 TEXTS = {1: "\\boxed{4}", 2: "\\boxed{5}", 3: "no box"}
 PROBLEMS = [Problem(id="a", prompt="2+2=", answer="4"), Problem(id="b", prompt="2+3=", answer="5")]
