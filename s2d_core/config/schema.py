@@ -48,6 +48,8 @@ class TrainingConfig(Strict):
     cpus_per_worker: float = Field(1.0, gt=0)
     gpus_per_worker: float = Field(0.0, ge=0)
     threads: Positive = 1
+    # What models compute in. Trained weights, their gradients' sums and the optimiser are float32 in either case: an
+    # update of 1e-6 is lost on a bfloat16 weight.
     dtype: Literal["float32", "bfloat16"] = "float32"
     token_budget: Positive = 16_384  # tokens in one micro-batch
     logits_chunk: Positive = 4096  # rows of [tokens, vocab] alive at once
@@ -55,6 +57,7 @@ class TrainingConfig(Strict):
     checkpoints_kept: Positive = 2
     max_failures: int = Field(3, ge=0)
     activation_checkpointing: bool = False
+    offload: bool = False  # trained weights, gradients and optimiser in the host's memory, updated there
 
 
 class LaunchConfig(Strict):
