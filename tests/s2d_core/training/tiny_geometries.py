@@ -1,5 +1,7 @@
 """Qwen3's and Llama's architectures, narrow: heads, ratios, normalisation, rope and tying are theirs."""
 
+from copy import deepcopy
+
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
@@ -42,7 +44,8 @@ GEOMETRIES = {
 
 def model(name: str, seed: int = 0):
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(GEOMETRIES[name])
+    # A model keeps its configuration and writes its kind of attention into it.
+    return AutoModelForCausalLM.from_config(deepcopy(GEOMETRIES[name]))
 
 
 def teacher():
