@@ -122,9 +122,8 @@ class _Planner:
                 inputs["teacher"] = model("teacher")
             if settings.get("target") == "delta":
                 inputs["raw_teacher"] = raw_teacher or inputs["teacher"]
-            models[row.trains] = self._add(
-                "train", entry.stage, settings | self._numerics() | self._rollouts(entry.stage, settings), inputs
-            )
+            beside = self._numerics() | self._held() | self._rollouts(entry.stage, settings)
+            models[row.trains] = self._add("train", entry.stage, settings | beside, inputs)
             stages.append(models[row.trains])
 
         deployed = model(STAGES[arm.stages[-1].stage].trains)
@@ -162,7 +161,7 @@ class _Planner:
         settings["scratch"] = source.scratch.model_dump(mode="json")
         assert self.config.data.arithmetic is not None
         settings["arithmetic"] = self.config.data.arithmetic.model_dump(mode="json")
-        settings["dtype"] = self.config.training.dtype
+        settings |= {"dtype": self.config.training.dtype} | self._held()
         return self._add("train", name, settings, {}, seed=self.seed % self.config.models.pairs)
 
     def _evaluate(self, data: str, policy: str, teacher: str | None = None) -> str:
@@ -183,6 +182,10 @@ class _Planner:
         if rollouts.share_teacher and STAGES[stage].actor == "teacher":
             return {"share_teacher": True}
         return {}
+
+    def _held(self) -> dict[str, Any]:
+        """What trained weights are held in, where models compute in something else."""
+        return {} if self.config.training.dtype == "float32" else {"weights": "float32"}
 
     def _source(self, name: str) -> dict[str, Any]:
         return {"source": self.sources[name]} if name in self.sources else {}

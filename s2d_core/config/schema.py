@@ -62,6 +62,8 @@ class TrainingConfig(WorkersConfig):
 
     workers: Positive = 1
     threads: Positive = 1
+    # What models compute in. Trained weights, their gradients' sums and the optimiser are float32 in either case: an
+    # update of 1e-6 is lost on a bfloat16 weight.
     dtype: Literal["float32", "bfloat16"] = "float32"
     token_budget: Positive = 16_384  # tokens in one micro-batch
     logits_chunk: Positive = 4096  # rows of [tokens, vocab] alive at once
@@ -69,6 +71,7 @@ class TrainingConfig(WorkersConfig):
     checkpoints_kept: Positive = 2
     max_failures: int = Field(3, ge=0)
     activation_checkpointing: bool = False
+    offload: bool = False  # trained weights, gradients and optimiser in the host's memory, updated there
 
     @model_validator(mode="after")
     def _a_device_each(self) -> "TrainingConfig":

@@ -1,6 +1,6 @@
 """Configuration of the stage table's rows and of the arms, which are lists of them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -12,6 +12,9 @@ ProblemSlice = Annotated[
     AfterValidator(check_slice),
     Field(description="labelled, held_out, all, or START:STOP: fractions of both in their seeded order, e.g. 0:0.25"),
 ]
+
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class OptimiserConfig(Strict):
@@ -81,12 +84,22 @@ class CorpusStage(TrainedStage):
     sequences_per_step: Positive
 
 
+class LoraConfig(Strict):
+    """Train low-rank adapters (arXiv 2106.09685) instead of the weights; the result is exported merged."""
+
+    rank: Positive = 32
+    alpha: Positive = 64
+    targets: tuple[Projection, ...] = Field(get_args(Projection), min_length=1)
+
+
 class RolloutStage(TrainedStage):
     """Training on rollouts of the row's actor: ``group_size`` of each of ``prompts_per_step`` prompts a step."""
 
     prompts_per_step: Positive
     group_size: Positive
     sampling: SamplingConfig
+    # Left out where there is none, so that fingerprints of stages without it stay as they were.
+    lora: LoraConfig | None = Field(None, exclude_if=lambda lora: lora is None)
 
 
 class SparseStage(RolloutStage):

@@ -8,7 +8,7 @@ import torch
 
 from s2d_core.losses import token_distances
 from s2d_core.rollouts.types import Rollout
-from s2d_core.stages.trained import load_policy
+from s2d_core.stages.trained import load_frozen
 from s2d_core.training import parallel
 from s2d_core.training.context import Context
 from s2d_core.training.packing import pack, split_by_tokens
@@ -41,7 +41,7 @@ def distance(context: Context, rollouts: list[Rollout]) -> tuple[dict[str, float
 
 
 def _of_each_token(context: Context, rollouts: list[Rollout]) -> Arrays:
-    policy, teacher = (load_policy(context, role, frozen=True) for role in ("policy", "teacher"))
+    policy, teacher = (load_frozen(context, role) for role in ("policy", "teacher"))
     examples = [example(rollout) for rollout in rollouts]
     parts: list[Arrays] = []
     for group in split_by_tokens([len(each) for each in examples], context.training.token_budget):

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from contextlib import closing
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from s2d_core.config.inputs import ArithmeticConfig, ScratchModel
 from s2d_core.config.stages import (
@@ -30,13 +31,14 @@ from s2d_core.training import checkpoint, parallel
 from s2d_core.training.context import Context
 from s2d_core.training.curation import BEFORE, hard_problems, nearest, pass_rate_weights, pass_rates, right_ones
 from s2d_core.training.loop import train
+from s2d_core.training.lora import adapt
 from s2d_core.training.objectives import Divergence, Mixed, NextToken, Objective, PolicyGradient
 from s2d_core.training.policy import Policy, load_model
 from s2d_core.training.prompts import PromptStream
 from s2d_core.training.sources import Corpus, PolicyRollouts, Source, TeacherRollouts, sampling
 from s2d_core.training.verified import Grader, VerifierSignal
 
-EXTRA_SETTINGS = ("problems", "engine", "dtype", "scratch", "arithmetic", "staleness", "share_teacher")
+EXTRA_SETTINGS = ("problems", "engine", "dtype", "weights", "scratch", "arithmetic", "staleness", "share_teacher")
 
 
 def run_row(context: Context) -> StageResult:
@@ -49,7 +51,7 @@ def run_row(context: Context) -> StageResult:
         result = train(context, stage, policy, source, _objective(context, stage))
     else:
         assert isinstance(stage, RolloutStage)
-        policy, tokenizer = load_policy(context, "policy"), load_tokenizer(context)
+        policy, tokenizer = _policy(context, stage), load_tokenizer(context)
         problems = read_problems(context, settings["problems"])
         source = _rollout_source(context, stage, row, problems, tokenizer)
         result = train(context, stage, policy, source, _objective(context, stage))
@@ -124,7 +126,7 @@ def _teacher_rollouts(
         assert grader is not None
         groups = right_ones(grader, problems, groups)
         if trek:
-            near = load_policy(context, "policy", frozen=True)
+            near = load_frozen(context, "policy")
             groups = nearest(near, groups, trek.proposals, context.training.token_budget)
         return groups
 
@@ -167,26 +169,42 @@ def _objective(context: Context, stage: TrainedStage) -> Objective:
 
 
 def _sparse(context: Context, stage: SparseStage) -> PolicyGradient:
-    frozen = load_policy(context, "policy", frozen=True) if stage.policy_gradient.kl_coefficient else None
+    frozen = load_frozen(context, "policy") if stage.policy_gradient.kl_coefficient else None
     return PolicyGradient(stage, context.training.logits_chunk, frozen)
 
 
 def _dense(context: Context, config: DivergenceConfig, delta: bool = False) -> Divergence:
     """``delta``: the target's logits are those of the starting policy + the teacher − the untrained teacher."""
-    target = [(load_policy(context, "teacher", frozen=True), 1.0)]
+    target = [(load_frozen(context, "teacher"), 1.0)]
     if delta:
-        target += [(load_policy(context, "policy", frozen=True), 1.0)]
-        target += [(load_policy(context, "raw_teacher", frozen=True), -1.0)]
+        target += [(load_frozen(context, "policy"), 1.0)]
+        target += [(load_frozen(context, "raw_teacher"), -1.0)]
     return Divergence(config, context.training.logits_chunk, target)
 
 
-def load_policy(context: Context, role: str, frozen: bool = False) -> Policy:
-    """The model in ``role``, sharded over the ranks."""
-    model = load_model(context.model_path(role), context.spec.settings["dtype"])
-    if context.training.activation_checkpointing and not frozen:
+def load_frozen(context: Context, role: str) -> Policy:
+    """The model in ``role``, to be read only, sharded over the ranks."""
+    model = load_model(context.model_path(role), context.spec.settings["dtype"]).requires_grad_(False)
+    return parallel.shard(Policy(model).to(parallel.device()))
+
+
+def _policy(context: Context, stage: RolloutStage) -> Policy:
+    """The model that is trained. Weights that adapters leave frozen are held in what they are computed in."""
+    path, dtype = context.model_path("policy"), context.spec.settings["dtype"]
+    if stage.lora:
+        return _trained(context, adapt(load_model(path, dtype), stage.lora, context.seed("lora")))
+    return _trained(context, load_model(path, "float32"))
+
+
+def _trained(context: Context, model: PreTrainedModel) -> Policy:
+    """``model``, whose trained weights are float32, computing in the stage's dtype, sharded over the ranks."""
+    training = context.training
+    if training.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    policy = Policy(model.requires_grad_(not frozen)).to(parallel.device())
-    return parallel.shard(policy)
+    policy = Policy(model, getattr(torch, context.spec.settings["dtype"])).to(parallel.device())
+    if (parallel.is_mixed(policy) or training.offload) and parallel.join_alone():
+        context.opened.callback(parallel.leave)
+    return parallel.shard(policy, training.offload)
 
 
 def load_tokenizer(context: Context) -> PreTrainedTokenizerBase:
@@ -202,7 +220,7 @@ def _from_scratch(context: Context, stage: CorpusStage) -> tuple[Policy, PreTrai
     settings = context.spec.settings
     world = ArithmeticConfig.model_validate(settings["arithmetic"])
     model = make_model(ScratchModel.model_validate(settings["scratch"]), context.spec.seed)
-    policy = parallel.shard(Policy(model).to(parallel.device()))
+    policy = _trained(context, model)
     corpus = make_corpus(world, stage.steps * stage.sequences_per_step, context.spec.seed)
     return policy, make_tokenizer(), Corpus(corpus, stage.sequences_per_step)
 

@@ -12,6 +12,7 @@ One denominator for each optimiser step, over all ranks and micro-batches: split
 import logging
 import math
 import time
+from contextlib import closing
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from s2d_core.training import checkpoint, parallel
 from s2d_core.training.context import Context, MetricsLog, Stopwatch
 from s2d_core.training.objectives import Mixed, Objective, PolicyGradient
 from s2d_core.training.optimiser import learning_rate, make_optimiser, update
-from s2d_core.training.packing import Example, MicroBatch, pack, split_by_tokens
+from s2d_core.training.packing import Example, MicroBatch, deal, pack
 from s2d_core.training.policy import Policy
 from s2d_core.training.sources import Batch, Source
 
@@ -38,7 +39,9 @@ def train(context: Context, stage: TrainedStage, policy: Policy, source: Source,
     Leaves checkpoints and metrics in the stage directory; the caller exports and commits.
     """
     optimiser = make_optimiser(policy.parameters(), stage.optimiser)
-    start = checkpoint.restore(context.directory / "checkpoints", policy, optimiser)
+    folder = context.directory / "checkpoints"
+    start = checkpoint.restore(folder, policy, optimiser)
+    saver = context.opened.enter_context(closing(checkpoint.Saver(folder, context.training.checkpoints_kept)))
     log = MetricsLog(context.directory / "metrics.jsonl", start) if parallel.rank() == 0 else None
     policy.train()
     if parallel.rank() == 0:
@@ -68,14 +71,8 @@ def train(context: Context, stage: TrainedStage, policy: Policy, source: Source,
             log.append(metrics)
         if (step + 1) % context.training.checkpoint_every == 0 or step + 1 == stage.steps:
             source.keep(step + 1)
-            saved = checkpoint.save(
-                context.directory / "checkpoints",
-                step + 1,
-                policy,
-                optimiser,
-                context.training.checkpoints_kept,
-            )
-            context.report(metrics, saved)
+            saved = saver.save(step + 1, policy, optimiser)
+            context.report(metrics, saver.wait() if step + 1 == stage.steps else saved)
     return summary(context, log.read() if log else [])
 
 
@@ -113,7 +110,10 @@ def _optimise(
 
 
 def _minibatches(context: Context, stage: TrainedStage, examples: list[Example]) -> list[list[MicroBatch]]:
-    """Packed micro-batches of each mini-batch; the same number of them on every rank (FSDP is collective)."""
+    """Packed micro-batches of each mini-batch, its sequences dealt anew so that ranks have equally many tokens.
+
+    Every rank gets the same number of them: FSDP is collective.
+    """
     settings = getattr(stage, "policy_gradient", None)
     count = settings.minibatches if settings else 1
     normalisation: Normalisation = settings.normalisation if settings else "token_mean"
@@ -121,24 +121,25 @@ def _minibatches(context: Context, stage: TrainedStage, examples: list[Example])
     size = -(-len(examples) // count)
     result: list[list[MicroBatch]] = []
     for index in range(count):
-        part = examples[index * size : (index + 1) * size]
-        lengths = torch.tensor([len(each.completion_ids) for each in part], dtype=torch.long)
-        tokens, sequences = parallel.all_sum([float(lengths.sum()), len(part)], parallel.device())
-        if not sequences:
+        shares = parallel.gather(examples[index * size : (index + 1) * size])
+        part = [each for share in shares for each in share]
+        if not part:
             result.append([])
             continue
+        lengths = torch.tensor([len(each.completion_ids) for each in part], dtype=torch.long)
         weights = token_weights(
             lengths,
             normalisation,
-            total_tokens=int(tokens),
-            total_sequences=int(sequences),
+            total_tokens=int(lengths.sum()),
+            total_sequences=len(part),
             max_tokens=max_tokens,
         ).split(lengths.tolist())
-        groups = split_by_tokens([len(each) for each in part], context.training.token_budget)
-        micros = [pack([part[i] for i in group], [weights[i] * part[i].weight for i in group]) for group in groups]
-        most = int(parallel.all_max([len(micros)], parallel.device())[0])
+        dealt = deal([len(each) for each in part], context.training.token_budget, parallel.world_size())
         idle = pack([Example([0], [0], [0.0])], [torch.zeros(1)])
-        micros += [idle] * (most - len(micros))
+        micros = [
+            pack([part[i] for i in group], [weights[i] * part[i].weight for i in group]) if group else idle
+            for group in dealt[parallel.rank()]
+        ]
         result.append([micro.to(parallel.device()) for micro in micros])
     return result
 

@@ -23,8 +23,8 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 
 
 def make_optimiser(parameters: Iterable[nn.Parameter], config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over ``parameters``; weight decay spares vectors (norms, biases)."""
-    parameters = list(parameters)
+    """AdamW over those of ``parameters`` that are trained; weight decay spares vectors (norms, biases)."""
+    parameters = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},

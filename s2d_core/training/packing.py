@@ -4,6 +4,7 @@ Nothing is padded: a micro-batch is one long row of tokens, and only the positio
 completion reach the loss, so there is no mask either.
 """
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -68,6 +69,31 @@ def split_by_tokens(lengths: Sequence[int], token_budget: int) -> list[list[int]
         groups[fits].append(index)
         room[fits] -= lengths[index]
     return groups
+
+
+def deal(lengths: Sequence[int], token_budget: int, ranks: int) -> list[list[list[int]]]:
+    """For each rank its micro-batches as indices of sequences: equally many, some perhaps empty.
+
+    Ranks wait for each other at every micro-batch, so those of one round should be equally long: as few rounds as the
+    budget allows, filled longest sequence first, each into the emptiest micro-batch of all (LPT, at most 4/3 of the
+    best; Graham 1969). A single rank's are those of ``split_by_tokens``.
+    """
+    if ranks == 1:
+        return [split_by_tokens(lengths, token_budget)]
+    limit = max(token_budget, *lengths) if lengths else token_budget
+    rounds = max(1, -(-sum(lengths) // (token_budget * ranks)))
+    while (levelled := _level(lengths, rounds * ranks))[0][0] > limit:
+        rounds += 1
+    return [[group for _, group in levelled[rank::ranks]] for rank in range(ranks)]
+
+
+def _level(lengths: Sequence[int], count: int) -> list[tuple[int, list[int]]]:
+    """``count`` (tokens, indices), longest first."""
+    heap: list[tuple[int, int, list[int]]] = [(0, group, []) for group in range(count)]
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        tokens, group, members = heap[0]
+        heapq.heapreplace(heap, (tokens + lengths[index], group, [*members, index]))
+    return sorted(((tokens, members) for tokens, _, members in heap), key=lambda each: -each[0])
 
 
 def pack(examples: Sequence[Example], weights: Sequence[Tensor]) -> MicroBatch:

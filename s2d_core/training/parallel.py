@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from s2d_core.training.lora import merged_weights
 from s2d_core.training.optimiser import full_tensor
 from s2d_core.training.policy import Policy
 
@@ -26,11 +27,11 @@ def barrier() -> None:
 
 def all_sum(values: Sequence[float], device: torch.device | str = "cpu") -> list[float]:
     """Element-wise sum over ranks, in float64."""
-    return _reduce(values, dist.ReduceOp.SUM, device)
-
-
-def all_max(values: Sequence[float], device: torch.device | str = "cpu") -> list[float]:
-    return _reduce(values, dist.ReduceOp.MAX, device)
+    if world_size() == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
 
 
 def gather(value: Any) -> list[Any]:
@@ -46,18 +47,45 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def shard(policy: Policy) -> Policy:
-    """Shard ``policy`` over all ranks with FSDP2, layer by layer; a single rank keeps it whole."""
-    if world_size() == 1:
+def join_alone() -> bool:
+    """Make this process a group of its own unless it is in one; whether it did. Mixed precision needs a group."""
+    if dist.is_initialized():
+        return False
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return True
+
+
+def leave() -> None:
+    dist.destroy_process_group()
+
+
+def is_mixed(policy: Policy) -> bool:
+    """Whether trained weights are held in another dtype than is computed in."""
+    return any(each.requires_grad and each.dtype != policy.dtype for each in policy.parameters())
+
+
+def shard(policy: Policy, offload: bool = False) -> Policy:
+    """Shard ``policy`` over all ranks with FSDP2, layer by layer; a single rank keeps it whole if it can.
+
+    Trained weights wider than ``policy.dtype`` are gathered in that dtype; gradients are reduced and added up in
+    float32. offload: weights, gradients and optimiser live, and are updated, in the host's memory.
+    """
+    mixed = is_mixed(policy)
+    if world_size() == 1 and not mixed and not offload:
         return policy
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh(device().type, (world_size(),))
+    settings: dict[str, Any] = {"mesh": init_device_mesh(device().type, (world_size(),))}
+    if mixed:
+        settings["mp_policy"] = MixedPrecisionPolicy(param_dtype=policy.dtype, reduce_dtype=torch.float32)
+    if offload:
+        settings["offload_policy"] = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
     layers: Any = policy.model.base_model.layers
     for layer in layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(policy, mesh=mesh)
+        fully_shard(layer, **settings)
+    fully_shard(policy, **settings)
     return policy
 
 
@@ -67,18 +95,10 @@ def gradient_scale() -> float:
 
 
 def named_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
-    """Whole parameters under their Hugging Face names, tied ones once. Collective when sharded."""
-    for name, parameter in policy.model.named_parameters():
-        yield name, full_tensor(parameter)
+    """Whole parameters in ``policy.dtype`` under their Hugging Face names, tied ones once. Collective when sharded."""
+    for name, value in merged_weights(policy.model, full_tensor):
+        yield name, value.to(policy.dtype)
 
 
 def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _reduce(values: Sequence[float], op: Any, where: torch.device | str) -> list[float]:
-    if world_size() == 1:
-        return list(values)
-    tensor = torch.tensor(values, dtype=torch.float64, device=where)
-    dist.all_reduce(tensor, op=op)
-    return tensor.tolist()

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from s2d_core.errors import CheckpointError
 from s2d_core.training.packing import MicroBatch
 
 PACKED = "s2d_packed"
+CAUSAL = (-1, 0)  # everything before, nothing after
 
 
 def packed_attention(
@@ -27,16 +29,22 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     scatter: Tensor | None = None,  # [tokens] → row of the [sequences × longest] view
-    sequences: int = 1,
+    bounds: Tensor | None = None,  # [sequences + 1], int32: where each sequence starts, and the end
     longest: int = 0,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each packed sequence.
 
-    Only attention sees a padded view ([sequences, longest]); every linear layer runs on packed tokens. Padding
-    sits behind each sequence, where the causal mask already hides it.
+    Where FlashAttention runs, on the packed tokens as they are. Elsewhere attention, and nothing else, sees a padded
+    view ([sequences, longest]): padding sits behind each sequence, where the causal mask already hides it.
     """
-    assert scatter is not None
+    assert scatter is not None and bounds is not None
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [tokens, heads, head_dim]
+        settings: Any = {"scale": scaling, "window_size": CAUSAL, "enable_gqa": True}
+        packed: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, **settings)
+        return packed.unsqueeze(0), None
+    sequences = len(bounds) - 1
 
     def unpack(x: Tensor) -> Tensor:
         heads, _, width = x.shape[1:]
@@ -60,12 +68,16 @@ AttentionInterface.register(PACKED, packed_attention)
 
 
 class Policy(nn.Module):
-    """``forward(micro, head)`` returns ``head(hidden [predictions, hidden], lm_head weight [vocab, hidden])``."""
+    """``forward(micro, head)`` returns ``head(hidden [predictions, hidden], lm_head weight [vocab, hidden])``.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    dtype: what it computes in; None: that of its weights. Trained weights may be wider, see ``parallel.shard``.
+    """
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         model.set_attn_implementation(PACKED)
         self.model = model
+        self.dtype = dtype or model.dtype
 
     def forward(self, micro: MicroBatch, head: Callable[[Tensor, Tensor], Any]) -> Any:
         longest = int(micro.lengths.max())
@@ -75,7 +87,7 @@ class Policy(nn.Module):
             position_ids=micro.position_ids[None],
             use_cache=False,
             scatter=sequence * longest + micro.position_ids,
-            sequences=len(micro.lengths),
+            bounds=F.pad(micro.lengths.cumsum(0), (1, 0)).to(torch.int32),
             longest=longest,
         ).last_hidden_state[0]
         return head(hidden[micro.predict_at], self.model.get_output_embeddings().weight)

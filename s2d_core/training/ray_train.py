@@ -41,7 +41,8 @@ def fit(spec: StageSpec, here: bool = False) -> StageResult:
     trainer = _trainer_class()(
         _worker,
         train_loop_config={"spec": spec.model_dump(mode="json")},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        # What is offloaded is gathered and summed on the host.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=0 if here else training.workers, use_gpu=gpu, resources_per_worker=training.reserved
         ),

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2d_core.training.packing import Example, pack, split_by_tokens
+from s2d_core.training.packing import Example, deal, pack, split_by_tokens
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 120))
@@ -32,3 +32,26 @@ def test_a_packed_micro_batch_reads_like_its_sequences():
     assert micro.advantages.tolist() == [0.5, 0.5, -1.0, -1.0, -1.0]
     assert torch.allclose(micro.sampler_logprobs, torch.tensor([-0.1, -0.2, -0.3, -0.4, -0.5]))
     assert micro.weights.tolist() == [0.25, 0.25, 0.125, 0.125, 0.125]
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 120), st.integers(2, 5))
+def test_ranks_are_dealt_equally_many_micro_batches_within_the_budget(lengths, budget, ranks):
+    dealt = deal(lengths, budget, ranks)
+    assert len({len(share) for share in dealt}) == 1
+    groups = [group for share in dealt for group in share]
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        assert sum(lengths[index] for index in group) <= max([budget, *lengths])
+
+
+def test_ranks_get_about_equally_many_tokens_in_every_round():
+    lengths = [16_000, 300, 200, 9000, 8000, 700, 650, 7000, 6000, 150]
+    dealt = deal(lengths, 16_384, 3)
+    assert len(dealt[0]) == 1  # 48,000 tokens fit one round of three
+    loads = [sum(lengths[index] for index in share[0]) for share in dealt]
+    assert max(loads) <= 1.05 * sum(lengths) / 3
+
+
+def test_one_rank_packs_as_if_there_were_no_others():
+    lengths = [5, 9, 3, 7, 1, 1, 8]
+    assert deal(lengths, 10, 1) == [split_by_tokens(lengths, 10)]

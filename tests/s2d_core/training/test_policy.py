@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from ranks import Ragged
+from tiny_geometries import GEOMETRIES, VOCAB
+from tiny_geometries import model as geometry
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from s2d_core.errors import CheckpointError
@@ -43,6 +47,34 @@ def test_packed_hidden_states_and_gradients_equal_those_of_each_sequence_alone(c
     torch.cat(alone).square().sum().backward()
     for ours, theirs in zip(packed.model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_packed_equals_padded(name):
+    plain = geometry(name).requires_grad_(False)
+    examples = [Ragged(VOCAB).example(index) for index in range(6)]
+    sequences = [torch.tensor([*each.prompt_ids, *each.completion_ids]) for each in examples]
+    mask = pad_sequence([torch.ones_like(ids) for ids in sequences], batch_first=True)
+    logits = plain(pad_sequence(sequences, batch_first=True), attention_mask=mask).logits
+    padded = torch.cat(
+        [row[len(each.prompt_ids) - 1 : len(each) - 1] for row, each in zip(logits, examples, strict=True)]
+    )
+    micro = pack(examples, [torch.ones(len(each.completion_ids)) for each in examples])
+    packed = Policy(plain)(micro, lambda hidden, head: hidden @ head.T)
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlashAttention needs a GPU")
+def test_flash_attention_on_packed_tokens_equals_the_padded_view():
+    examples = [Ragged(VOCAB).example(index) for index in range(6)]
+    micro = pack(examples, [torch.ones(len(each.completion_ids)) for each in examples]).to("cuda")
+    exact, flash = (Policy(geometry("qwen3")).to("cuda", dtype) for dtype in (torch.float32, torch.bfloat16))
+    found = [policy(micro, lambda hidden, head: (hidden @ head.T).float()) for policy in (exact, flash)]
+    assert (found[1] - found[0]).norm() < 0.02 * found[0].norm()
+    for logits in found:
+        logits.square().sum().backward()
+    for ours, theirs in zip(flash.parameters(), exact.parameters(), strict=True):
+        assert (ours.grad.float() - theirs.grad).norm() < 0.05 * theirs.grad.norm()
 
 
 def test_recomputing_activations_changes_no_gradient():
