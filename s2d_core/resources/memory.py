@@ -45,9 +45,8 @@ class Precision:
 
     @classmethod
     def of(cls, dtype: str) -> "Precision":
-        """Everything in ``dtype``."""
-        size = {"float32": 4, "bfloat16": 2}[dtype]
-        return cls(size, size, size, size)
+        """Layers compute in ``dtype``; what is trained is held in float32."""
+        return cls(FLOAT32, FLOAT32, FLOAT32, {"float32": FLOAT32, "bfloat16": 2}[dtype])
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,8 @@ class Training:
     """What a worker does in one step. losses: keys of ``LOGITS``, one or two from one pass.
 
     target: those of ``frozen`` whose hidden states the loss reads; accumulates: whether a step has several
-    micro-batches; shards: workers that share the models.
+    micro-batches; shards: workers that share the models; adapters: parameters beside the model, trained instead of it;
+    offload: what is trained, its gradients and moments are in the host's memory.
     """
 
     model: Geometry
@@ -91,6 +91,14 @@ class Training:
     accumulates: bool = True
     shards: int = 1
     engine: Engine | None = None
+    adapters: int = 0
+    offload: bool = False
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether FSDP gathers what is used: a single worker needs it to compute in another dtype, or to offload."""
+        mixed = self.precision.compute < self.precision.weights
+        return self.shards > 1 or mixed or self.offload
 
 
 Parts = dict[str, float]  # bytes
@@ -98,17 +106,19 @@ Parts = dict[str, float]  # bytes
 
 def moments(job: Training) -> dict[str, Parts]:
     """Bytes by part at each moment of the module's table."""
-    size, precision = job.model.parameters / job.shards, job.precision
-    gradients = size * precision.gradients
+    precision = job.precision
+    here = 0.0 if job.offload else 1 / job.shards
+    trained, base = (job.adapters, job.model.parameters) if job.adapters else (job.model.parameters, 0)
+    gradients = trained * here * precision.gradients
     always = {
-        "weights": size * precision.weights,
-        "optimiser": 2 * size * precision.moments,
+        "weights": (trained * precision.weights + base * precision.compute) * here,
+        "optimiser": 2 * trained * here * precision.moments,
         "frozen models": sum(each.parameters for each in job.frozen) * precision.compute / job.shards,
         "engine": job.engine.model.parameters * precision.compute if job.engine else 0.0,
     }
     held = {"gradients": gradients if job.accumulates else 0.0}
     saved = {"activations": saved_activations(job)}
-    head = job.model.embedding * precision.compute
+    head = _head(job) * precision.compute
     waiting = head if job.model.tied or not job.accumulates else 0.0  # a tied head's waits for the embedding's
     found: dict[str, Parts] = {
         "loss": held | saved | _loss(job),
@@ -122,7 +132,7 @@ def moments(job: Training) -> dict[str, Parts]:
         found["teacher"] = held | {"activations": reading}
     if job.engine:
         found["sample"] = sampling(job.engine, precision)
-    gathered = {"gathered": _gathered(job)} if job.shards > 1 else {}
+    gathered = {"gathered": _gathered(job)} if job.wrapped else {}
     return {name: always | parts | gathered for name, parts in found.items()}
 
 
@@ -144,14 +154,16 @@ def _layer_activations(job: Training) -> float:
     """Saved by one layer, operation by operation.
 
     Feed-forward: gate, its activation, up, their product. A norm: its input in float32, the normalised one, its output.
-    Queries, keys and values: before the scatter into the padded view and in it; attention's output likewise.
+    Queries, keys and values: before the scatter into the padded view and in it; attention's output likewise. Norms that
+    are not trained do not save the normalised one.
     """
     model, micro, size = job.model, job.micro, job.precision.compute
+    normalised = 0 if job.adapters else size
     token = 4 * model.intermediate * size
-    token += 2 * model.hidden * (FLOAT32 + 2 * size)
+    token += 2 * model.hidden * (FLOAT32 + size + normalised)
     token += 2 * (model.queries + model.keys) * size
     if model.head_norms:
-        token += (model.queries + model.keys) * (FLOAT32 + size) + (model.heads + model.kv_heads) * FLOAT32
+        token += (model.queries + model.keys) * (FLOAT32 + normalised) + (model.heads + model.kv_heads) * FLOAT32
     padded = 2 * (model.queries + model.keys) * size + model.heads * FLOAT32
     return micro.tokens * token + micro.padded * padded
 
@@ -174,20 +186,20 @@ def _loss(job: Training) -> Parts:
         heads = job.model.embedding * FLOAT32 + _target_head(job) * FLOAT32
     if len(job.target) > 1:  # their heads side by side
         heads += _target_head(job) * precision.compute
-    gradient = (job.model.embedding + micro.predictions * job.model.hidden) * FLOAT32 if _keeps(job) else 0.0
+    gradient = (_head(job) + micro.predictions * job.model.hidden) * FLOAT32 if _keeps(job) else 0.0
     return {"logits": states + heads + gradient + max((LOGITS[loss] for loss in job.losses), default=0.0) * _chunk(job)}
 
 
 def _head_backward(job: Training) -> float:
     model, compute = job.model, job.precision.compute
-    cast = model.embedding * compute if compute < FLOAT32 else 0.0
+    cast = _head(job) * compute if compute < FLOAT32 else 0.0
     found = 0.0
     states = (job.micro.tokens + job.micro.predictions) * model.hidden * compute
     if _keeps(job):
-        found = 2 * model.embedding * FLOAT32 + cast + job.micro.predictions * model.hidden * (FLOAT32 + compute)
+        found = 2 * _head(job) * FLOAT32 + cast + job.micro.predictions * model.hidden * (FLOAT32 + compute)
     if any(loss in RECOMPUTED for loss in job.losses):
         wide = model.embedding * FLOAT32 if compute < FLOAT32 else 0.0
-        again = wide + model.embedding * FLOAT32 + LOGITS["policy_gradient"] * _chunk(job)
+        again = wide + _head(job) * FLOAT32 + LOGITS["policy_gradient"] * _chunk(job)
         found = max(found, again + job.micro.predictions * model.hidden * FLOAT32)
     return found + states
 
@@ -212,13 +224,18 @@ def sampling(engine: Engine, precision: Precision) -> Parts:
 def _gathered(job: Training) -> float:
     """Whole weights while they are used: embedding and head of each model, two of the policy's layers and their
     gradients."""
-    roots = sum(each.root_parameters for each in (job.model, *job.frozen))
+    roots = sum(each.root_parameters for each in (job.model, *(job.frozen if job.shards > 1 else ())))
     return (roots + 4 * job.model.layer_parameters) * job.precision.compute
 
 
 def _keeps(job: Training) -> bool:
-    """Whether a loss computes the head's gradient in the forward pass and keeps it."""
+    """Whether a loss computes its gradients in the forward pass and keeps them."""
     return any(loss not in RECOMPUTED for loss in job.losses)
+
+
+def _head(job: Training) -> int:
+    """Parameters of a head that has a gradient."""
+    return 0 if job.adapters else job.model.embedding
 
 
 def _chunk(job: Training) -> float:

@@ -6,8 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from s2d_core.config.schema import TrainingConfig
-from s2d_core.config.stages import DenseStage, ImitationStage, OptimiserConfig, SparseStage
-from s2d_core.training import loop
+from s2d_core.config.stages import DenseStage, ImitationStage, LoraConfig, OptimiserConfig, SparseStage
+from s2d_core.training import loop, parallel
+from s2d_core.training.lora import adapt
 from s2d_core.training.objectives import Divergence, NextToken, PolicyGradient
 from s2d_core.training.optimiser import make_optimiser
 from s2d_core.training.packing import Example
@@ -29,6 +30,7 @@ def measured_peak(
     sequences: int,
     micro_batches: int,
     chunk: int,
+    lora: LoraConfig | None = None,
 ) -> int:
     """The most bytes in the second of two steps of the real loop, on random weights, models and optimiser included.
 
@@ -39,7 +41,7 @@ def measured_peak(
     training = TrainingConfig(token_budget=length * sequences, logits_chunk=chunk)
     context = SimpleNamespace(training=training, spec=SimpleNamespace(id="measured"))
     with Allocations() as allocations:
-        policy = _model(student, dtype, frozen=False, checkpointing=checkpointing)
+        policy = _policy(student, dtype, checkpointing, lora)
         stage, objective = _objective(loss, student, teacher, dtype, completion, chunk)
         optimiser = make_optimiser(policy.parameters(), OPTIMISER)
         for step in range(2):
@@ -55,15 +57,25 @@ def _objective(loss, student, teacher, dtype, completion, chunk):
         return ImitationStage(**common), NextToken(chunk)
     if loss == "policy_gradient":
         stage = SparseStage(**common, policy_gradient={"kl_coefficient": 1e-3})
-        return stage, PolicyGradient(stage, chunk, _model(student, dtype, frozen=True))
+        return stage, PolicyGradient(stage, chunk, _frozen(student, dtype))
     full = loss in ("forward_kl", "reverse_kl", "jsd")
     divergence = {"kind": loss if full else "reverse_kl", "estimator": "full" if full else loss}
     stage = DenseStage(**common, divergence=divergence)
-    return stage, Divergence(stage.divergence, chunk, [(_model(teacher, dtype, frozen=True), 1.0)])
+    return stage, Divergence(stage.divergence, chunk, [(_frozen(teacher, dtype), 1.0)])
 
 
-def _model(config, dtype, *, frozen, checkpointing=False):
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+def _policy(config, dtype, checkpointing, lora):
+    model = _load(config, dtype if lora else "float32")
+    if lora:
+        adapt(model, lora, seed=0)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return Policy(model.requires_grad_(not frozen)).train(not frozen)
+    return parallel.shard(Policy(model, getattr(torch, dtype))).train()
+
+
+def _frozen(config, dtype):
+    return parallel.shard(Policy(_load(config, dtype).requires_grad_(False)))
+
+
+def _load(config, dtype):
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")

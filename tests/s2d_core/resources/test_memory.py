@@ -8,10 +8,19 @@ from transformers import LlamaConfig, Qwen3Config
 
 from s2d_core.resources.geometry import read_geometry
 from s2d_core.resources.memory import Engine, MicroBatch, Precision, Training, moments, peak
+from s2d_core.training import parallel
 
 LENGTH, CHUNK = 64, 64
 SMALL_VOCAB, LARGE_VOCAB = 500, 8000  # activations decide; the head and a chunk of logits decide
 LOSSES = ("nll", "policy_gradient", "forward_kl", "reverse_kl", "jsd", "top_k", "sampled_token")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group():
+    """Mixed precision needs one."""
+    assert parallel.join_alone()
+    yield
+    parallel.leave()
 
 
 def config(family, vocab, *, tied, teacher=False):
