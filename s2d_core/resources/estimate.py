@@ -22,7 +22,7 @@ FORWARD, TRAINED, RECOMPUTED = 2, 6, 8  # floating-point operations for each par
 REMEDIES = {
     "weights": "raise training.workers",
     "gradients": "raise training.workers",
-    "optimiser": "raise training.workers",
+    "optimiser": "raise training.workers, or set training.offload=true",
     "frozen models": "raise training.workers",
     "engine": "give rollouts workers of their own (rollouts.workers)",
     "activations": "set training.activation_checkpointing=true, or lower training.token_budget",

@@ -3,8 +3,9 @@
 Of base models only ``config.json`` is read. Upper bounds: full micro-batches, sequences as long as they may be.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from s2d_core.config.inputs import ModelConfig, ScratchModel
 from s2d_core.config.schema import Config
@@ -40,6 +41,8 @@ def training_job(config: Config, plan: Plan, spec: StageSpec) -> Training:
         accumulates=accumulates,
         shards=execution.workers,
         engine=engine(config, plan, spec, sequences) if in_process else None,
+        adapters=adapter_parameters(model, spec.settings.get("lora")),
+        offload=execution.offload,
     )
 
 
@@ -90,6 +93,15 @@ def _target(plan: Plan, spec: StageSpec, row: Row, model: Geometry) -> list[Geom
         return []
     teacher = geometry(plan, plan.specs[spec.inputs["teacher"]])
     return [teacher, model, teacher] if spec.settings.get("target") == "delta" else [teacher]
+
+
+def adapter_parameters(model: Geometry, lora: Mapping[str, Any] | None) -> int:
+    """Parameters of the adapters in every layer: rank × (width in + width out) of each target."""
+    if not lora:
+        return 0
+    width = {"q_proj": model.queries, "k_proj": model.keys, "v_proj": model.keys, "o_proj": model.queries}
+    width |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), model.intermediate)
+    return model.layers * int(lora["rank"]) * sum(model.hidden + width[target] for target in lora["targets"])
 
 
 def _losses(spec: StageSpec, row: Row) -> Sequence[str]:

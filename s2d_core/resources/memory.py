@@ -169,11 +169,12 @@ def _layer_activations(job: Training) -> float:
 
 
 def _layer_backward(job: Training) -> float:
-    """Beyond what is saved: gradients on the way through a feed-forward block, and of its largest weight."""
+    """Beyond what is saved: gradients on the way through a feed-forward block, and of its largest weight if trained."""
     model, size = job.model, job.precision.compute
+    largest = 0 if job.adapters else model.intermediate * model.hidden
     gradients = job.micro.tokens * 2 * (model.intermediate + model.hidden) * size
     again = _layer_activations(job) if job.checkpointing else 0.0
-    return again + gradients + model.intermediate * model.hidden * size
+    return again + gradients + largest * size
 
 
 def _loss(job: Training) -> Parts:
@@ -222,10 +223,10 @@ def sampling(engine: Engine, precision: Precision) -> Parts:
 
 
 def _gathered(job: Training) -> float:
-    """Whole weights while they are used: embedding and head of each model, two of the policy's layers and their
-    gradients."""
+    """Whole weights while they are used: embedding and head of each model, two of the policy's layers and, of what is
+    trained, their gradients."""
     roots = sum(each.root_parameters for each in (job.model, *(job.frozen if job.shards > 1 else ())))
-    return (roots + 4 * job.model.layer_parameters) * job.precision.compute
+    return (roots + (2 if job.adapters else 4) * job.model.layer_parameters) * job.precision.compute
 
 
 def _keeps(job: Training) -> bool:

@@ -1,14 +1,19 @@
 """The prediction against the bytes that a real step allocates, and what it says of the sizes it is made for."""
 
 import itertools
+import json
+from dataclasses import replace
 
 import pytest
 from allocations import measured_peak
 from transformers import LlamaConfig, Qwen3Config
 
+from s2d_core.config.stages import LoraConfig
 from s2d_core.resources.geometry import read_geometry
+from s2d_core.resources.jobs import adapter_parameters
 from s2d_core.resources.memory import Engine, MicroBatch, Precision, Training, moments, peak
 from s2d_core.training import parallel
+from tests.s2d_core.training.ranks import on_ranks
 
 LENGTH, CHUNK = 64, 64
 SMALL_VOCAB, LARGE_VOCAB = 500, 8000  # activations decide; the head and a chunk of logits decide
@@ -95,6 +100,49 @@ def test_parameters_are_counted_exactly(family, tied):
     assert read_geometry(shape.to_dict(), "here").parameters == sum(each.numel() for each in model.parameters())
 
 
+def _measure_on_ranks(cases, models, results) -> None:
+    found = [measured_peak(*models, loss, **case) for loss, case in cases]
+    if parallel.rank() == 0:
+        results.write_text(json.dumps(found))
+
+
+@pytest.mark.slow
+def test_what_each_of_two_workers_needs_is_predicted_too(tmp_path):
+    models = config(Qwen3Config, LARGE_VOCAB, tied=True), config(LlamaConfig, LARGE_VOCAB, tied=False, teacher=True)
+    shared = {"length": LENGTH, "sequences": 8, "micro_batches": 2, "chunk": CHUNK}
+    cases = [
+        (loss, shared | {"dtype": dtype, "checkpointing": checkpointing})
+        for loss, dtype, checkpointing in (
+            ("reverse_kl", "bfloat16", True),
+            ("forward_kl", "float32", False),
+            ("policy_gradient", "bfloat16", False),
+        )
+    ]
+    on_ranks(2, _measure_on_ranks, cases, models, tmp_path / "peaks.json")
+    for (loss, case), measured in zip(cases, json.loads((tmp_path / "peaks.json").read_text()), strict=True):
+        moment, parts = peak(replace(predicted(*models, loss, **case), shards=2))
+        assert 0.9 < sum(parts.values()) / measured < 1.1, f"{loss} at {moment}: {parts}"
+
+
+@pytest.mark.parametrize(
+    ("loss", "checkpointing", "family", "dtype", "vocab"),
+    [
+        ("policy_gradient", False, Qwen3Config, "bfloat16", LARGE_VOCAB),
+        ("reverse_kl", True, LlamaConfig, "bfloat16", SMALL_VOCAB),
+        ("nll", False, Qwen3Config, "float32", SMALL_VOCAB),
+    ],
+)
+def test_adapters_are_predicted_too(loss, checkpointing, family, dtype, vocab):
+    models = config(family, vocab, tied=True), config(family, vocab, tied=True, teacher=True)
+    case = {"dtype": dtype, "checkpointing": checkpointing, "length": LENGTH, "sequences": 8}
+    case |= {"micro_batches": 2, "chunk": CHUNK}
+    lora = LoraConfig(rank=4, alpha=8)
+    job = predicted(*models, loss, **case)
+    moment, parts = peak(replace(job, adapters=adapter_parameters(job.model, lora.model_dump())))
+    ratio = sum(parts.values()) / measured_peak(*models, loss, **case, lora=lora)
+    assert 0.9 < ratio < 1.1, f"at {moment}: {parts}"
+
+
 # The published sizes, billions of parameters.
 QWEN3 = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128, "model_type": "qwen3"}
 PUBLISHED = {
@@ -164,6 +212,8 @@ def test_each_setting_that_saves_memory_is_seen_to_save_it():
     assert total(shards=8) < plain
     assert total(engine=Engine(job().model, 64, 2048, cached=64)) > plain
     assert total(accumulates=False) < plain
+    assert total(offload=True) < plain
+    assert total(adapters=job().model.parameters // 100) < plain
 
 
 def test_logits_do_not_grow_with_the_number_of_tokens_beyond_a_chunk():
