@@ -32,6 +32,7 @@ class RolloutsConfig(WorkersConfig):
     engine: Literal["torch", "vllm"] = "torch"
     workers: int = Field(0, ge=0)
     batch_size: Positive = 512  # sequences sampled at once by one engine
+    tensor_parallel: Positive = 1  # devices that hold one vLLM engine's model together
     timeout_s: float = Field(600.0, gt=0)
     sync_timeout_s: float = Field(60.0, gt=0)
     max_restarts: int = Field(3, ge=0)
@@ -43,6 +44,16 @@ class RolloutsConfig(WorkersConfig):
 
     @model_validator(mode="after")
     def _someone_to_use_them(self) -> "RolloutsConfig":
+        if self.tensor_parallel > 1 and (self.engine != "vllm" or not self.workers):
+            raise ValueError(
+                f"tensor_parallel = {self.tensor_parallel}: only vLLM engines with rollout workers of their own can be "
+                "spread; set engine=vllm and workers to 1 or more, or leave it at 1"
+            )
+        if 0 < self.gpus_per_worker < self.tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel = {self.tensor_parallel} with gpus_per_worker = {self.gpus_per_worker:g}: an engine "
+                "needs as many GPUs; raise gpus_per_worker"
+            )
         if self.gpus_per_worker and not self.workers:
             raise ValueError(
                 f"gpus_per_worker = {self.gpus_per_worker:g} with workers = 0: the engine is inside the training "

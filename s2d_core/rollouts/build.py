@@ -17,6 +17,7 @@ def make_engine(path: Path, config: RolloutsConfig, *, eos_token_id: int, dtype:
         dtype=dtype,
         max_length=max_length,
         batch_size=config.batch_size,
+        tensor_parallel=config.tensor_parallel,
     )
     if config.workers == 0:
         return factory()
@@ -34,11 +35,20 @@ def make_engine(path: Path, config: RolloutsConfig, *, eos_token_id: int, dtype:
     )
 
 
-def _local_engine(path: str, kind: str, *, eos_token_id: int, dtype: str, max_length: int, batch_size: int) -> Engine:
+def _local_engine(
+    path: str, kind: str, *, eos_token_id: int, dtype: str, max_length: int, batch_size: int, tensor_parallel: int
+) -> Engine:
     if kind == "vllm":
         from s2d_core.rollouts.vllm_engine import VLLMEngine
 
-        return VLLMEngine(path, eos_token_id, max_length=max_length, dtype=dtype, batch_size=batch_size)
+        return VLLMEngine(
+            path,
+            eos_token_id,
+            max_length=max_length,
+            dtype=dtype,
+            batch_size=batch_size,
+            tensor_parallel=tensor_parallel,
+        )
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -25,8 +25,18 @@ SEEDS = 2**31
 class VLLMEngine:
     """One vLLM instance. Completions include EOS; log-probabilities are of the distribution sampled from."""
 
-    def __init__(self, path: str, eos_token_id: int, *, max_length: int, dtype: str, batch_size: int) -> None:
-        """``max_length``: prompt and completion tokens of the longest sequence."""
+    def __init__(
+        self,
+        path: str,
+        eos_token_id: int,
+        *,
+        max_length: int,
+        dtype: str,
+        batch_size: int,
+        tensor_parallel: int = 1,
+    ) -> None:
+        """``max_length``: prompt and completion tokens of the longest sequence. ``tensor_parallel``: processes, each on
+        a device of its own, that hold the model together."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import LLM
@@ -45,6 +55,9 @@ class VLLMEngine:
             disable_log_stats=True,
             trust_remote_code=False,
             load_format="safetensors",
+            tensor_parallel_size=tensor_parallel,
+            # Inside a Ray actor vLLM would look for a placement group; the actor has its devices already.
+            distributed_executor_backend="mp" if tensor_parallel > 1 else None,
         )
         self.eos_token_id = eos_token_id
         self._tied = bool(self._llm.llm_engine.model_config.hf_config.tie_word_embeddings)
@@ -103,7 +116,7 @@ class VLLMEngine:
         if self._tied:
             # The CPU backend keeps a repacked head of its own, which a tied model's parameters do not name.
             named["lm_head.weight"] = named["model.embed_tokens.weight"]
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named.items())})
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(named.items()))})
         self._llm.reset_prefix_cache()
 
     def close(self) -> None:
