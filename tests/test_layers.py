@@ -88,7 +88,7 @@ def test_losses_know_no_other_package() -> None:
 
 BLOCKER = """
 import importlib, pkgutil, sys
-sys.modules.update(dict.fromkeys({blocked!r}))  # to import one of them fails, and a library that looks for it finds none
+sys.modules.update(dict.fromkeys({blocked!r}))  # importing one fails, looking for it finds none
 for package in {packages!r}:
     module = importlib.import_module(package)
     for found in pkgutil.walk_packages(module.__path__, package + "."):
