@@ -49,7 +49,7 @@ class RolloutsConfig(WorkersConfig):
                 f"tensor_parallel = {self.tensor_parallel}: only vLLM engines with rollout workers of their own can be "
                 "spread; set engine=vllm and workers to 1 or more, or leave it at 1"
             )
-        if 0 < self.gpus_per_worker < self.tensor_parallel:
+        if self.tensor_parallel > 1 and 0 < self.gpus_per_worker < self.tensor_parallel:
             raise ValueError(
                 f"tensor_parallel = {self.tensor_parallel} with gpus_per_worker = {self.gpus_per_worker:g}: an engine "
                 "needs as many GPUs; raise gpus_per_worker"
