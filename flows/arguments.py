@@ -73,6 +73,7 @@ def _tune(parser: Parser) -> None:
         "--factors", nargs="+", type=float, default=[0.5, 1.0, 2.0], help="of the recipe's value (default: 0.5 1 2)"
     )
     parser.add_argument("--trials", type=int, default=5, help="for each stage of each arm (default: 5)")
+    parser.add_argument("--stages", nargs="+", help="whose rates are searched (default: all of each arm)")
 
 
 def _allocation(parser: Parser) -> None:

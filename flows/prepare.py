@@ -76,11 +76,12 @@ def tune(
     trials: int,
     seeds: Sequence[int],
     overrides: Sequence[str],
+    stages: Sequence[str] | None = None,
 ) -> Tuning:
     """Everything is measured on the validation split."""
     config = _compose(recipe, [*overrides, "evaluation.split=validation"])
     sources = preflight(config, arms)
-    searched = tuners(config, arms, factors, trials)
+    searched = tuners(config, arms, factors, trials, stages)
     return Tuning(config, plan_trials(config, searched, seeds, sources), sources, searched)
 
 

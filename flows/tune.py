@@ -30,6 +30,10 @@ from tasks.summary import make_summary, publish_summary
 
 Factors = Annotated[list[float], Field(description="Multiples of the recipe's learning rate that are tried first")]
 Trials = Annotated[int, Field(description="Learning rates tried for each stage of each arm")]
+Stages = Annotated[
+    list[str] | None,
+    Field(description="Stages whose rates are searched, the others keeping the recipe's; empty: all of each arm's"),
+]
 
 
 @flow(name="tune", task_runner=TASK_RUNNER, on_cancellation=[stop_owned_jobs])  # type: ignore[arg-type]
@@ -41,6 +45,7 @@ def tune(
     factors: Factors = [0.5, 1.0, 2.0],  # noqa: B006
     trials: Trials = 5,
     seeds: Seeds = [0, 1],  # noqa: B006
+    stages: Stages = None,
     overrides: Overrides = [],  # noqa: B006
     dry_run: DryRun = False,
 ) -> State[Any]:
@@ -48,13 +53,20 @@ def tune(
 
     All arms' next trials are one DAG, so that they share stages and run side by side; finished ones are found again.
     """
-    prepared = prepare.tune(recipe, arms, factors, trials, seeds, overrides)
+    prepared = prepare.tune(recipe, arms, factors, trials, seeds, overrides, stages)
     config, planned, tuners = prepared.config, prepared.plan, prepared.tuners
     why = announce(planned, config)
     if dry_run:
         return only_planned(planned, why)
     command = command_line(
-        "tune", recipe=recipe, arms=arms, factors=factors, trials=trials, seeds=seeds, overrides=overrides
+        "tune",
+        recipe=recipe,
+        arms=arms,
+        factors=factors,
+        trials=trials,
+        seeds=seeds,
+        stages=stages,
+        overrides=overrides,
     )
     failed: list[str] = []
     with session(config, [tuner.name for tuner in tuners], seeds) as running:

@@ -63,22 +63,32 @@ class Search:
 
 
 class ArmTuner:
-    """The searches of one arm, stage by stage."""
+    """The searches of one arm, stage by stage. searches: place in the arm → search, of those ``stages`` it has."""
 
-    def __init__(self, config: Config, name: str, factors: Sequence[float], trials: int) -> None:
+    def __init__(
+        self, config: Config, name: str, factors: Sequence[float], trials: int, stages: Sequence[str] | None = None
+    ) -> None:
         self.name, self.arm = name, config.arms[name]
-        rates = [stage_settings(config, entry)["optimiser"]["lr"] for entry in self.arm.stages]
-        self.searches = [Search(rate, factors, trials) for rate in rates]
-        self._stage = 0
+        self.searches = {
+            place: Search(stage_settings(config, entry)["optimiser"]["lr"], factors, trials)
+            for place, entry in enumerate(self.arm.stages)
+            if stages is None or entry.stage in stages
+        }
+        self._ahead = list(self.searches)  # places not done; the first is being searched
+
+    @property
+    def searched(self) -> list[tuple[int, ArmStage, Search]]:
+        """(place, stage, its search), in order."""
+        return [(place, self.arm.stages[place], search) for place, search in self.searches.items()]
 
     @property
     def failed(self) -> bool:
         """Whether a stage has no learning rate under which it can be trained."""
-        return not self._searching and self._stage < len(self.searches)
+        return bool(self._ahead) and not self._searching
 
     @property
     def _searching(self) -> bool:
-        return self._stage < len(self.searches) and bool(self.searches[self._stage].ask())
+        return bool(self._ahead) and bool(self.searches[self._ahead[0]].ask())
 
     def ask(self) -> dict[str, ArmConfig]:
         """Name → arm of the trials that come next; none when the arm is done."""
@@ -88,35 +98,46 @@ class ArmTuner:
         """The accuracies of the trials asked for."""
         if not self._searching:
             return
-        search = self.searches[self._stage]
+        search = self.searches[self._ahead[0]]
         search.scores.update({rate: accuracy[name] for name, rate in self._asked().items()})
         if not search.ask() and search.best is not None:
-            self._stage += 1
+            del self._ahead[0]
 
     def tuned(self) -> ArmConfig:
         """The arm with the values chosen so far."""
-        return self._with([search.best for search in self.searches[: self._stage]])
+        return self._with({place: search.best for place, search in self.searches.items() if place not in self._ahead})
 
     def _asked(self) -> dict[str, float]:
-        if self._stage == len(self.searches):
+        if not self._ahead:
             return {}
-        where = f"{self.name}/{self._stage + 1}.{self.arm.stages[self._stage].stage}"
-        return {f"{where}/{rate:g}": rate for rate in self.searches[self._stage].ask()}
+        place = self._ahead[0]
+        where = f"{self.name}/{place + 1}.{self.arm.stages[place].stage}"
+        return {f"{where}/{rate:g}": rate for rate in self.searches[place].ask()}
 
     def _trial(self, rate: float) -> ArmConfig:
-        arm = self._with([*(search.best for search in self.searches[: self._stage]), rate])
-        if STAGES[arm.stages[self._stage].stage].trains == "student":
+        place = self._ahead[0]
+        chosen = {each: search.best for each, search in self.searches.items() if each not in self._ahead}
+        arm = self._with(chosen | {place: rate})
+        if STAGES[arm.stages[place].stage].trains == "student":
             return arm
-        upto = arm.stages[: self._stage + 1]
+        upto = arm.stages[: place + 1]
         return arm.model_copy(update={"stages": tuple(e for e in upto if STAGES[e.stage].trains == "teacher")})
 
-    def _with(self, rates: Sequence[float | None]) -> ArmConfig:
-        padded = [*rates, *[None] * (len(self.arm.stages) - len(rates))]
-        return self.arm.model_copy(update={"stages": tuple(map(_set_rate, self.arm.stages, padded))})
+    def _with(self, rates: Mapping[int, float | None]) -> ArmConfig:
+        stages = tuple(_set_rate(entry, rates.get(place)) for place, entry in enumerate(self.arm.stages))
+        return self.arm.model_copy(update={"stages": stages})
 
 
-def tuners(config: Config, arms: Sequence[str] | None, factors: Sequence[float], trials: int) -> list[ArmTuner]:
-    """One for each of ``arms`` (None: all of the recipe's). Raises ConfigError for what cannot be searched."""
+def tuners(
+    config: Config,
+    arms: Sequence[str] | None,
+    factors: Sequence[float],
+    trials: int,
+    stages: Sequence[str] | None = None,
+) -> list[ArmTuner]:
+    """One for each of ``arms`` (None: all of the recipe's), searching its ``stages`` (None: all; the others keep their
+    rates). Raises ConfigError for what cannot be searched.
+    """
     names = list(config.arms if arms is None else arms)
     if unknown := [name for name in names if name not in config.arms]:
         raise ConfigError(f"arms = {unknown}: unknown; allowed: {', '.join(config.arms)}")
@@ -126,7 +147,10 @@ def tuners(config: Config, arms: Sequence[str] | None, factors: Sequence[float],
         raise ConfigError(f"factors = {list(factors)}: give at least one positive number, each once")
     if trials < len(factors):
         raise ConfigError(f"trials = {trials}: fewer than the {len(factors)} factors that each search starts from")
-    return [ArmTuner(config, name, factors, trials) for name in names]
+    found = [ArmTuner(config, name, factors, trials, stages) for name in names]
+    if nothing := [tuner.name for tuner in found if not tuner.searches]:
+        raise ConfigError(f"stages = {stages}: {', '.join(nothing)} has none of them; name stages of each arm")
+    return found
 
 
 def _set_rate(entry: ArmStage, rate: float | None) -> ArmStage:

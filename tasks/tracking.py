@@ -3,11 +3,12 @@
 import json
 import logging
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -18,6 +19,7 @@ from tasks.locks import exclusive
 
 BATCH = 1000  # metrics MLflow takes at once
 PARAMETERS = 100  # parameters, likewise
+AT_ONCE = 4  # threads inside MLflow
 LARGEST_ARTIFACT = 64 << 20  # bytes; larger checkpoints are linked, not copied
 PARENT = "mlflow.parentRunId"
 RUN_NAME = "mlflow.runName"
@@ -33,7 +35,7 @@ class Tracker:
         self.name, store = config.name, Path(config.store).absolute()
         store.mkdir(parents=True, exist_ok=True)
         self.uri = config.tracking.uri or f"sqlite:///{store / 'mlflow.db'}"
-        self._client = MlflowClient(self.uri)
+        self._client = cast(MlflowClient, _InTurn(MlflowClient(self.uri)))
         # The first use makes the database, and two at once would collide.
         with exclusive(store / "mlflow.lock"):
             self._experiment = self._open(config.tracking.experiment, None if config.tracking.uri else store)
@@ -149,6 +151,24 @@ class Tracker:
             "s2d.seed": str(spec.seed),
             **_git(),
         }
+
+
+class _InTurn:
+    """An MLflow client that serves few threads at once. A flow has one for each of its stages, hundreds where they are
+    finished already; MLflow pools 15 connections to its database and ends who waits 30 s for one.
+    """
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client, self._turns = client, threading.BoundedSemaphore(AT_ONCE)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            with self._turns:
+                return method(*arguments, **named)
+
+        return call
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

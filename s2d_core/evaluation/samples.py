@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,19 @@ def per_problem(samples: list[dict[str, Any]]) -> Float[np.ndarray, "problems"]:
 
 def per_level(samples: list[dict[str, Any]]) -> dict[str, float]:
     """Share of right samples by difficulty level."""
-    levels: dict[int, list[int]] = defaultdict(list)
+    return {str(level): share for level, share in _shares(samples, lambda line: line["level"]).items()}
+
+
+def per_set(samples: list[dict[str, Any]]) -> dict[str, float]:
+    """Share of right samples by test set, what a problem's id has before its first ``/``; none where there is one."""
+    found = _shares(samples, lambda line: line["problem_id"].split("/")[0] if "/" in line["problem_id"] else "")
+    return found if len(found) > 1 else {}
+
+
+def _shares(samples: list[dict[str, Any]], key: Callable[[dict[str, Any]], Any]) -> dict[Any, float]:
+    """Share of right samples by ``key``, in its order."""
+    right: dict[Any, list[int]] = defaultdict(list)
     for line in samples:
         if line["sample"] >= 0:
-            levels[line["level"]].append(line["correct"])
-    return {str(level): float(np.mean(levels[level])) for level in sorted(levels)}
+            right[key(line)].append(line["correct"])
+    return {group: float(np.mean(right[group])) for group in sorted(right)}

@@ -126,6 +126,7 @@ def _run(results: Results, seed: int, arm: ArmPlan, cached: set[str], config: Co
         ],
         "conditions": conditions(results, arm, config.gates),
         "levels": results.per_level(arm.evaluations["final"]),
+        "sets": results.per_set(arm.evaluations["final"]),
         "late_gain": {results.stages[f].name: gain for f in arm.stages if (gain := late_gain(results, f)) is not None},
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from s2d_core.evaluation.samples import per_level, per_problem, read_lines
+from s2d_core.evaluation.samples import per_level, per_problem, per_set, read_lines
 from s2d_core.plan import ArmPlan, Plan
 from s2d_core.recipe import STAGES, Role
 from s2d_core.spec import StageResult
@@ -62,6 +62,10 @@ class Results:
         """Share of right samples by difficulty level."""
         return self._measured(fingerprint)[1]
 
-    def _measure(self, fingerprint: str) -> tuple[Float[np.ndarray, "problems"], dict[str, float]]:
+    def per_set(self, fingerprint: str) -> dict[str, float]:
+        """Share of right samples by test set, where there are several."""
+        return self._measured(fingerprint)[2]
+
+    def _measure(self, fingerprint: str) -> tuple[Float[np.ndarray, "problems"], dict[str, float], dict[str, float]]:
         samples = self.samples(fingerprint)
-        return per_problem(samples), per_level(samples)
+        return per_problem(samples), per_level(samples), per_set(samples)

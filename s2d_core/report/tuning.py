@@ -27,7 +27,7 @@ def tuning_summary(tuners: Sequence[ArmTuner], trials: int, seeds: Sequence[int]
     chosen = {
         tuner.name: [
             {"stage": entry.stage, "lr": search.best, "bracketed": search.bracketed, "trials": len(search.scores)}
-            for entry, search in zip(tuner.arm.stages, tuner.searches, strict=True)
+            for _, entry, search in tuner.searched
         ]
         for tuner in tuners
     }
@@ -66,14 +66,14 @@ def _entries(tuner: ArmTuner) -> list[dict[str, Any]]:
     return [
         {
             "arm": tuner.name,
-            "stage": f"{place}.{entry.stage}" if _repeats(tuner, entry.stage) else entry.stage,
+            "stage": f"{place + 1}.{entry.stage}" if _repeats(tuner, entry.stage) else entry.stage,
             "trial": number,
             "lr": rate,
             "factor": round(rate / search.base, 4),
             "accuracy": score,
             "chosen": rate == search.best,
         }
-        for place, (entry, search) in enumerate(zip(tuner.arm.stages, tuner.searches, strict=True), start=1)
+        for place, entry, search in tuner.searched
         for number, (rate, score) in enumerate(search.scores.items(), start=1)
     ]
 
@@ -97,7 +97,7 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _finding(tuner: ArmTuner) -> str:
     words = []
-    for entry, search in zip(tuner.arm.stages, tuner.searches, strict=True):
+    for _, entry, search in tuner.searched:
         if search.best is None:
             words.append(
                 f"{entry.stage} failed under every learning rate" if search.scores else f"{entry.stage} not reached"

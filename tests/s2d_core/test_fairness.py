@@ -61,7 +61,7 @@ def test_a_contrast_says_what_its_arms_differ_in() -> None:
         ("stages.student_rl.sampling.temperature=0.8", "sampling.temperature: 1.0 against 0.8"),
         ("stages.student_rl.policy_gradient.scale_by_std=false", "policy_gradient.scale_by_std of GRPO"),
         ("stages.student_rl.optimiser.weight_decay=0.1", "optimiser.weight_decay: 0.0 against 0.1"),
-        ("learning_rate_trials.direct_grpo=7", "learning_rate_trials: 5 against 7"),
+        ("learning_rate_trials.direct_grpo=7", "learning_rate_trials: 15 against 7"),
         ("learning_rate_trials={full: 3, direct_grpo: 5}", "learning_rate_trials: 3 against 5"),
     ],
 )

@@ -11,20 +11,20 @@ STAGES = {
         "pretrain_teacher": "28df313ba4c3ecda",
         "teacher_rl": "84ceb6b03b28fd6b",
         "pretrain_student": "a85015ada5dac5a4",
-        "warmup": "e396f77d01142f5b",
-        "opd": "968479997c655040",
+        "warmup": "84bcb83e95b45441",
+        "opd": "31970aa7978771cf",
     },
     "direct_grpo": {"student_rl": "07d896b90b4bb105"},
-    "mixed_density": {"mixed": "b781cb0cad7afd4a"},
-    "trek": {"warmup": "ac4587d707b61b3a", "student_rl": "6537956586961f85"},
-    "sft_teacher": {"teacher_sft": "ce75671a7333bfa9"},
+    "mixed_density": {"mixed": "7392702846e4faaa"},
+    "trek": {"warmup": "e9b9c5fb8b639532", "student_rl": "1f5b7f0a1f400f44"},
+    "sft_teacher": {"teacher_sft": "992bd85c76d2f589"},
 }
 FULL_EVALUATIONS = {
     "cold": "e56c0e26da6d5f2c",
-    "warm": "6e370ff45dc4f285",
+    "warm": "9d81ba236d07f6ce",
     "teacher": "4c956354dc528766",
     "raw_teacher": "22b17ef45dca2745",
-    "final": "004c0d34bb8b8adc",
+    "final": "554df284ed74cbe8",
 }
 
 

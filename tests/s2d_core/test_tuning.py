@@ -84,6 +84,22 @@ def test_the_teacher_is_searched_alone_and_the_student_s_stages_to_the_end_of_th
     assert rates(tuner.tuned()) == [1.2e-3, 1.5e-3, 2e-3]
 
 
+def test_only_the_named_stages_are_searched_and_the_others_keep_the_recipe_s_rates():
+    config = load_config("small_world")
+    (tuner,) = tuners(config, ["half_split"], FACTORS, 3, ["student_rl"])
+    kept = rates(config.arms["half_split"])
+    trials = tuner.ask()
+    assert [rates(arm)[:3] for arm in trials.values()] == [kept[:3]] * 3
+    assert [rates(arm)[3] for arm in trials.values()] == pytest.approx([each * kept[3] for each in FACTORS], rel=1e-3)
+    tuner.tell(dict(zip(trials, [0.1, 0.2, 0.3], strict=True)))
+    assert not tuner.ask() and not tuner.failed
+    assert rates(tuner.tuned())[:3] == kept[:3]
+    assert rates(tuner.tuned())[3] == pytest.approx(2 * kept[3], rel=1e-3)
+    assert [row["stage"] for row in tuning_summary([tuner], 3, [0], "small_world").rows] == ["student_rl"] * 3
+    with pytest.raises(ConfigError, match="direct_grpo has none of them"):
+        tuners(config, ["half_split", "direct_grpo"], FACTORS, 3, ["opd"])
+
+
 def test_the_overlay_is_a_recipe_with_the_chosen_values(tuner, tmp_path):
     while trials := tuner.ask():
         tuner.tell(dict(zip(trials, [0.1, 0.2, 0.3], strict=True)))

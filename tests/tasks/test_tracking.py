@@ -1,7 +1,9 @@
 """MLflow's view, on a real SQLite store: complete, found again by fingerprint, rebuilt when it was lost."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -11,7 +13,7 @@ from s2d_core.plan import plan
 from s2d_core.run_stage import run_stage
 from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
-from tasks.tracking import Tracker
+from tasks.tracking import AT_ONCE, Tracker
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +97,22 @@ def test_the_parent_run_holds_the_configuration_and_ends_as_the_experiment_did(s
     assert run.data.tags["s2d.arms"] == "direct_grpo"
     assert run.data.metrics == {"avg_at_k/full": 0.5}
     assert [a.path for a in MlflowClient(tracker.uri).list_artifacts(tracker.parent)] == ["config.json"]
+
+
+def test_hundreds_of_threads_share_few_of_mlflows_connections(stage: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, most, search = [], [], MlflowClient.search_runs
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        inside.append(None)
+        most.append(len(inside))
+        try:
+            return search(*arguments, **named)
+        finally:
+            inside.pop()
+
+    tracker = stage.tracker()
+    monkeypatch.setattr(MlflowClient, "search_runs", counted)
+    with ThreadPoolExecutor(100) as threads:
+        found = list(threads.map(lambda _: tracker.find("0" * 16), range(200)))
+    assert found == [None] * 200
+    assert max(most) <= AT_ONCE

@@ -1,4 +1,7 @@
-"""Pictures with a row for each arm: accuracy, accuracy by difficulty, labels, time."""
+"""Pictures with a row for each arm: accuracy, accuracy by test set and by difficulty, labels, time."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -52,22 +55,32 @@ def accuracy(data: Data, curves: Data) -> Figure | None:
     return figure
 
 
+def sets(data: Data, curves: Data) -> Figure | None:
+    """Accuracy of each arm on each test set."""
+    return _table(data, "sets", "test set", str)
+
+
 def levels(data: Data, curves: Data) -> Figure | None:
-    """Accuracy of each arm at each difficulty, as a table that is also a picture."""
+    """Accuracy of each arm at each difficulty."""
+    return _table(data, "levels", "difficulty level", int)
+
+
+def _table(data: Data, groups: str, caption: str, order: Callable[[str], Any]) -> Figure | None:
+    """avg@k of each arm in each group of problems, as a table that is also a picture."""
     arms = arms_by_accuracy(data)
-    found = sorted({int(level) for arm in arms for run in data["arms"][arm] for level in run["levels"]})
+    found = sorted({group for arm in arms for run in data["arms"][arm] for group in run[groups]}, key=order)
     if len(found) < 2:
         return None
-    cells = np.array([[_at_level(data, arm, str(level)) for level in found] for arm in arms])
+    cells = np.array([[_share(data, arm, groups, group) for group in found] for arm in arms])
     figure, (axes,) = row_figure(len(arms), width=min(7.2, 2.6 + 0.8 * len(found)))
     axes.imshow(cells, aspect="auto", cmap="Blues", vmin=0, vmax=100)
     for (row, column), value in np.ndenumerate(cells):
         axes.text(
             column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color="white" if value > 60 else "black"
         )
-    axes.set_xticks(range(len(found)), [str(level) for level in found])
+    axes.set_xticks(range(len(found)), found)
     axes.grid(visible=False)
-    axes.set_xlabel("difficulty level")
+    axes.set_xlabel(caption)
     name_rows(axes, arms)
     return figure
 
@@ -102,6 +115,6 @@ def _stacked(data: Data, quantity: str, caption: str) -> Figure | None:
     return figure
 
 
-def _at_level(data: Data, arm: str, level: str) -> float:
-    values = [run["levels"][level] for run in data["arms"][arm] if level in run["levels"]]
+def _share(data: Data, arm: str, groups: str, group: str) -> float:
+    values = [run[groups][group] for run in data["arms"][arm] if group in run[groups]]
     return 100 * float(np.mean(values)) if values else float("nan")

@@ -15,6 +15,7 @@ PICTURES: dict[str, tuple[str, Callable[[Data, Data], Figure | None]]] = {
     "forest": ("Contrasts: is the first arm better than the second?", claims.forest),
     "compute": ("Accuracy against training compute: is it the route, or the operations?", claims.compute),
     "allocation": ("Allocation: the same labels, more or less of them upstream", claims.allocation),
+    "sets": ("Accuracy by test set, avg@k in %", arms.sets),
     "levels": ("Accuracy by difficulty, avg@k in %", arms.levels),
     "conditions": (
         "Conditions: C1, what RL gained the teacher; C2, how near the student is on its own rollouts",
