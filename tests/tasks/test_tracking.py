@@ -121,4 +121,4 @@ def test_hundreds_of_threads_share_few_of_mlflows_connections(stage: Finished) -
         event.remove(Pool, "checkout", given)
         event.remove(Pool, "checkin", returned)
     assert found == [None] * 200
-    assert 0 < max(most) <= AT_ONCE
+    assert 0 < max(most) <= AT_ONCE < 15
