@@ -154,11 +154,11 @@ def test_a_job_outlives_its_killed_run_and_ends_with_the_cancelled_one_that_took
     again = served.trigger(settings)
     (owner,) = tmp_path.glob("stages/pretrain_student-*/owner")
     eventually(lambda: owner.read_text() == str(again), 240, "the next run takes the job over")
-    # A run that cannot stop anything itself: Prefect kills it 30 s later and calls the hook.
+    # A run that cannot stop anything itself: Prefect kills it 30 s later and starts a process for the hook.
     served.process(again).send_signal(signal.SIGSTOP)
     served.cancel(again)
     assert served.ends(again)[0] == "Cancelled"
-    eventually(lambda: job().status == JobStatus.STOPPED and not head.training(), 15, "the job has ended")
+    eventually(lambda: job().status == JobStatus.STOPPED and not head.training(), 120, "the hook has ended the job")
 
 
 def test_a_lost_head_is_told_and_a_run_after_its_return_goes_on(served: Served, head: Head, tmp_path: Path) -> None:
@@ -166,9 +166,7 @@ def test_a_lost_head_is_told_and_a_run_after_its_return_goes_on(served: Served, 
     run = served.trigger(settings)
     eventually(trains(tmp_path), 240, "training")
     head.lose()
-    assert served.ends(run)[0] in ("Failed", "Crashed")
-    name, message = served.ends(served.trigger(settings))
-    assert name == "Failed" and "no Ray cluster answers there" in message
+    assert served.ends(run)[0] in ("Failed", "Crashed")  # tests/flows/test_command_line.py: what the next one says
 
     done = max(steps(tmp_path))
     head.start()

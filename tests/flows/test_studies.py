@@ -84,9 +84,7 @@ def test_stages_that_do_not_wait_for_each_other_run_side_by_side(tmp_path: Path)
         most = max(most, len(running))
 
     with listening(listener):
-        state = run(
-            ablations, tmp_path / "store", "launch.mode=ray", "launch.cpus=2", arms=["direct_grpo"], seeds=[0, 1]
-        )
+        state = run(ablations, tmp_path / "store", "launch.mode=ray", "launch.cpus=2", arms=["raw_teacher"], seeds=[0])
     assert state.is_completed(), state.message
     assert most == 2
 
@@ -117,17 +115,18 @@ def test_learning_rates_are_chosen_on_validation_and_leave_a_recipe(tmp_path: Pa
 
 def test_allocation_answers_in_words_with_pictures_and_no_arm_looks_at_more_labels_than_it_has(tmp_path: Path) -> None:
     root = tmp_path / "store"
-    state = run(allocation, root, shares=[0.0, 0.5, 1.0], label_counts=[16, 32], seeds=[0])
+    state = run(allocation, root, shares=[0.0, 0.5], label_counts=[16, 32], seeds=[0])
     assert state.is_completed(), state.message
     data = json.loads((root / "latest" / "allocation.json").read_text())
     assert [words.split(":")[0] for words in data["findings"]] == ["With 16 labels", "With 32 labels"]
     assert all("go" in words for words in data["findings"])
-    assert len(data["points"]) == 6
+    assert len(data["points"]) == 4
     assert all(0 < point["labels_looked_at"] <= point["labels"] for point in data["points"])
     assert all(point["device_seconds"] > 0 for point in data["points"])
     assert {path.name for path in (root / "latest").glob("*.png")} == {"share.png", "pareto.png"}
 
 
+@pytest.mark.filterwarnings("error:constrained_layout")  # a checkpoint's path is a long name for a row
 def test_a_finished_arm_and_a_model_folder_are_measured_on_a_split_and_nothing_is_trained(tmp_path: Path) -> None:
     root = tmp_path / "store"
     assert run(ablations, root, arms=["direct_grpo"], seeds=[0]).is_completed()

@@ -28,6 +28,7 @@ STAGE_COLOURS = {
     "opd": BLUE,
     "student_rl": YELLOW,
 }
+LONGEST_NAME = 44
 VERDICT_COLOURS = {"holds": GREEN, "does not hold": ORANGE, "undecided": GREY}
 STYLE: Any = {
     "figure.dpi": 144,
@@ -67,7 +68,10 @@ def row_figure(rows: int, columns: int = 1, width: float = WIDTH) -> tuple[Figur
 
 
 def name_rows(axes: Any, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
+    """A name a row; of one that would leave the axes no room (a checkpoint's path), its end."""
+    axes.set_yticks(
+        range(len(names)), [name if len(name) <= LONGEST_NAME else f"…{name[-LONGEST_NAME:]}" for name in names]
+    )
     axes.tick_params(axis="y", length=0)
 
 

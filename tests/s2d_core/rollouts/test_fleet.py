@@ -70,27 +70,35 @@ def fleet_of():
         fleet.close()
 
 
+@pytest.fixture(scope="module")
+def three(cluster):
+    """A fleet of three that nothing happens to."""
+    fleet = Fleet(Slow, 3, **LIMITS)
+    yield fleet
+    fleet.close()
+
+
 def expected(requests, model=None):
     return TorchEngine(model or tiny_model(), EOS).generate(requests, SAMPLING)
 
 
-def test_a_fleet_returns_what_one_engine_would_in_the_order_asked(fleet_of):
+def test_a_fleet_returns_what_one_engine_would_in_the_order_asked(three):
     requests = make_requests(17)
-    groups = fleet_of(Slow, workers=3).generate(requests, SAMPLING)
+    groups = three.generate(requests, SAMPLING)
     assert [[r.completion_ids for r in g] for g in groups] == [
         [r.completion_ids for r in g] for g in expected(requests)
     ]
     assert [group[0].problem_id for group in groups] == [request.problem_id for request in requests]
 
 
-def test_fewer_requests_than_workers_are_no_problem(fleet_of):
-    assert len(fleet_of(Slow, workers=3).generate(make_requests(1), SAMPLING)) == 1
+def test_fewer_requests_than_workers_are_no_problem(three):
+    assert len(three.generate(make_requests(1), SAMPLING)) == 1
 
 
-def test_new_weights_reach_every_worker(fleet_of):
-    fleet, other = fleet_of(Slow), tiny_model(seed=1)
-    fleet.load_weights(other.named_parameters())
-    for group in fleet.generate(make_requests(6), SAMPLING):
+def test_new_weights_reach_every_worker(three):
+    other = tiny_model(seed=1)
+    three.load_weights(other.named_parameters())
+    for group in three.generate(make_requests(6), SAMPLING):
         assert group[0].logprobs == pytest.approx(exact_logprobs(other, group[0]), abs=1e-4)
 
 
@@ -122,7 +130,7 @@ def test_a_sync_that_does_not_answer_fails_in_time_and_names_the_worker(fleet_of
 
 
 def test_an_engine_that_is_slow_to_start_is_not_taken_for_a_sync_that_hangs(fleet_of):
-    fleet, other = fleet_of(partial(Slow, start_s=10.0), workers=1, sync_timeout_s=8.0), tiny_model(seed=1)
+    fleet, other = fleet_of(partial(Slow, start_s=6.0), workers=1, sync_timeout_s=5.0), tiny_model(seed=1)
     fleet.load_weights(other.named_parameters())
     for group in fleet.generate(make_requests(2), SAMPLING):
         assert group[0].logprobs == pytest.approx(exact_logprobs(other, group[0]), abs=1e-4)
