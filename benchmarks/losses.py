@@ -1,4 +1,5 @@
-"""The chunked divergence against whole logits: seconds, peak extra memory, gradient error in bfloat16.
+"""The chunked divergence against whole logits and against the kernels of TRL and Liger, where they are installed:
+seconds, peak extra memory, gradient error in bfloat16.
 
     python benchmarks/losses.py [--tokens 256] [--vocab 151936] [--hidden 64] [--chunks 32 128] [--repeats 3]
 
@@ -8,8 +9,10 @@ time after synchronisation. Gradient error: relative L2 of bfloat16 inputs again
 """
 
 import argparse
+import importlib.metadata
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -33,6 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     given = inputs(arguments.tokens, arguments.vocab, arguments.hidden)
     forms: dict[str, Loss] = {f"chunk {size}": chunked(size) for size in arguments.chunks}
+    forms |= libraries()
     forms["whole logits"] = whole
     floor = spread([clocked(lambda: products(given)) for _ in range(arguments.repeats)])
     measured = {"floor": {"seconds": floor}}
@@ -72,6 +76,32 @@ def whole(given: Inputs) -> Tensor:
     hidden, head, hidden_t, head_t = (x.float() if x.dtype == torch.bfloat16 else x for x in given)
     ours, theirs = (hidden @ head.T).log_softmax(-1), (hidden_t @ head_t.T).log_softmax(-1)
     return torch.nn.functional.kl_div(theirs, ours, reduction="batchmean", log_target=True)
+
+
+def libraries() -> dict[str, Loss]:
+    """Reverse KL by the kernels of others, each if its package is installed."""
+    found: dict[str, Loss] = {}
+    with suppress(ImportError):
+        from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+        def trl(given: Inputs) -> Tensor:
+            hidden, head, hidden_t, head_t = given
+            part, _ = ChunkedDivergenceFunction.apply(hidden, head, None, hidden_t, head_t, None, 1.0)  # type: ignore
+            return part.mean()  # type: ignore[no-any-return]
+
+        found[f"trl {importlib.metadata.version('trl')}"] = trl
+    with suppress(ImportError):
+        from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+        fused = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=1.0, compiled=False)
+
+        def liger(given: Inputs) -> Tensor:
+            hidden, head, hidden_t, head_t = given
+            labels = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
+            return fused(hidden, head, hidden_t.detach(), head_t.detach(), labels)  # type: ignore[no-any-return]
+
+        found[f"liger {importlib.metadata.version('liger-kernel')}"] = liger
+    return found
 
 
 @torch.no_grad()
@@ -120,17 +150,26 @@ def peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def gradient_errors() -> dict[str, float]:
+def gradient_errors() -> dict[str, dict[str, float]]:
     """Of hidden states and head, for bfloat16 inputs whose logits have a standard deviation of 8 and 10."""
     torch.manual_seed(0)
     shapes = ((64, 64), (2048, 64), (64, 100), (2048, 100))
     rounded = [torch.randn(shape).bfloat16() for shape in shapes]
-    found = []
-    for dtype, loss in ((torch.bfloat16, chunked(16)), (torch.float64, whole)):
-        given = tuple(x.to(dtype).requires_grad_() for x in rounded)
-        found.append(torch.autograd.grad(loss(given), given[:2]))  # type: ignore[arg-type]
-    errors = [float((ours.double() - exact).norm() / exact.norm()) for ours, exact in zip(*found, strict=True)]
-    return dict(zip(("hidden", "head"), errors, strict=True))
+    forms = {"chunk 16": chunked(16), **libraries()}
+    exact = gradients(whole, [x.double() for x in rounded])
+    errors = {}
+    for name, loss in forms.items():
+        found = gradients(loss, rounded)
+        apart = [float((ours.double() - right).norm() / right.norm()) for ours, right in zip(found, exact, strict=True)]
+        errors[name] = dict(zip(("hidden", "head"), apart, strict=True))
+    return errors
+
+
+def gradients(loss: Loss, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    """Of the student's hidden states and head."""
+    hidden, head, hidden_t, head_t = inputs
+    given = (hidden.clone().requires_grad_(), head.clone().requires_grad_(), hidden_t, head_t)
+    return torch.autograd.grad(loss(given), given[:2])
 
 
 if __name__ == "__main__":
