@@ -17,7 +17,7 @@ from tests.s2d_core.training.ranks import on_ranks
 
 LENGTH, CHUNK = 64, 64
 SMALL_VOCAB, LARGE_VOCAB = 500, 8000  # activations decide; the head and a chunk of logits decide
-LOSSES = ("nll", "policy_gradient", "forward_kl", "reverse_kl", "jsd", "top_k", "sampled_token")
+LOSSES = ("nll", "policy_gradient", "forward_kl", "reverse_kl", "jsd", "top_k", "stored_top_k", "sampled_token")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +38,8 @@ def config(family, vocab, *, tied, teacher=False):
 def predicted(student, teacher, loss, *, dtype, checkpointing, length, sequences, micro_batches, chunk):
     model, other = (read_geometry(each.to_dict(), "here") for each in (student, teacher))
     dense = loss not in ("nll", "policy_gradient")
-    frozen = [other] if dense else [model] if loss == "policy_gradient" else []
+    target = [other] if dense and loss != "stored_top_k" else []
+    frozen = [model] if loss == "policy_gradient" else target
     micro = MicroBatch(length * sequences, (length - 8) * sequences, length * sequences)
     return Training(
         model,
@@ -47,7 +48,7 @@ def predicted(student, teacher, loss, *, dtype, checkpointing, length, sequences
         [loss],
         chunk,
         frozen=frozen,
-        target=[other] if dense else [],
+        target=target,
         checkpointing=checkpointing,
         accumulates=micro_batches > 1,
     )
