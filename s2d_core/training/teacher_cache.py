@@ -1,5 +1,6 @@
 """The frozen teacher's likeliest tokens at each token of its stored rollouts, on disk for every student that comes."""
 
+import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class TeacherTopK:
         if missing:
             mine = missing[parallel.rank() :: parallel.world_size()]
             self._ask_teacher({path: [example(each) for each in rollouts[path]] for path in mine})
+            gc.collect()  # a sharded model refers to itself
             parallel.barrier()
         for path, members in rollouts.items():
             lengths = [len(each.completion_ids) for each in members]
@@ -65,7 +67,8 @@ class TeacherTopK:
         """Write the files of this rank's ``shards``. Ranks read equally often: a sharded model is collective."""
         teacher = self.load()
         split = {p: split_by_tokens([len(each) for each in part], self.token_budget) for p, part in shards.items()}
-        mine = sum(len(groups) for groups in split.values())
+        passes = sum(len(groups) for groups in split.values())
+        idle = max(parallel.gather(passes)) - passes
         for done, (path, examples) in enumerate(shards.items(), 1):
             parts: dict[int, tuple[Tensor, Tensor]] = {}
             for group in split[path]:
@@ -73,7 +76,7 @@ class TeacherTopK:
             ids, logprobs = zip(*(parts[index] for index in range(len(examples))), strict=True)
             write_top_k(self._file(path), torch.cat(ids), torch.cat(logprobs))
             logger.info("teacher's top %d of %d of %d shards stored", self.k, done, len(shards))
-        for _ in range(max(parallel.gather(mine)) - mine):
+        for _ in range(idle):
             self._likeliest(teacher, [IDLE])
 
     @torch.no_grad()
