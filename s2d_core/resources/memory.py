@@ -217,10 +217,10 @@ def _head_backward(job: Training) -> float:
 
 
 def _reading(model: Geometry, micro: MicroBatch, precision: Precision) -> float:
-    """A forward pass without gradients: one layer's work, and the hidden states that come out."""
+    """A forward pass without gradients: one layer's work beside the embedded tokens and their rotary angles."""
     size = precision.compute
-    feed_forward = micro.tokens * (3 * model.intermediate + 2 * model.hidden) * size
-    attention = micro.tokens * (2 * model.hidden + 2 * (model.queries + model.keys)) * size
+    feed_forward = micro.tokens * (3 * model.intermediate + 4 * model.hidden + 2 * model.head_dim) * size
+    attention = micro.tokens * (4 * model.hidden + 2 * model.head_dim + 2 * (model.queries + model.keys)) * size
     attention += micro.padded * 2 * (model.queries + model.keys) * size
     return max(feed_forward, attention)
 

@@ -75,7 +75,7 @@ class TeacherTopK:
                 parts |= zip(group, self._likeliest(teacher, [examples[index] for index in group]), strict=True)
             ids, logprobs = zip(*(parts[index] for index in range(len(examples))), strict=True)
             write_top_k(self._file(path), torch.cat(ids), torch.cat(logprobs))
-            logger.info("teacher's top %d of %d of %d shards stored", self.k, done, len(shards))
+            logger.info("teacher's top %d of %d of %d shards are stored", self.k, done, len(shards))
         for _ in range(idle):
             self._likeliest(teacher, [IDLE])
 

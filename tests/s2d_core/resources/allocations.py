@@ -10,12 +10,13 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from s2d_core.config.schema import TrainingConfig
 from s2d_core.config.stages import DenseStage, ImitationStage, LoraConfig, OptimiserConfig, SparseStage
+from s2d_core.losses import top_k_logprobs
 from s2d_core.rollouts.top_k import StoredTopK, write_top_k
 from s2d_core.training import loop, parallel
 from s2d_core.training.lora import adapt
 from s2d_core.training.objectives import Divergence, NextToken, PolicyGradient, StoredDivergence
 from s2d_core.training.optimiser import make_optimiser
-from s2d_core.training.packing import Example
+from s2d_core.training.packing import Example, pack
 from s2d_core.training.policy import Policy
 from tests.s2d_core.allocated import Allocations
 
@@ -54,6 +55,16 @@ def measured_peak(
         for step in range(2):
             allocations.peak = allocations.alive
             loop._optimise(context, stage, policy, optimiser, objective, batch, step)
+    return allocations.peak
+
+
+def measured_storing(teacher: PreTrainedConfig, *, dtype: str, length: int, sequences: int, chunk: int) -> int:
+    """The most bytes while a random teacher's top 5 of one micro-batch are found, the teacher included."""
+    completion = length - PROMPT
+    examples = [Example([5] * PROMPT, [6] * completion)] * sequences
+    with Allocations() as allocations, torch.no_grad():
+        micro = pack(examples, [torch.zeros(completion)] * sequences)
+        _frozen(teacher, dtype)(micro, lambda hidden, head: top_k_logprobs(hidden, head, 5, chunk=chunk))
     return allocations.peak
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from allocations import measured_peak
+from allocations import measured_peak, measured_storing
 from transformers import LlamaConfig, Qwen3Config
 
 from s2d_core.config.stages import LoraConfig
@@ -87,6 +87,19 @@ def test_the_predicted_peak_is_within_a_tenth_of_the_measured_one(
     moment, parts = peak(predicted(*models, loss, **case))
     ratio = sum(parts.values()) / measured_peak(*models, loss, **case)
     assert 0.9 < ratio < 1.1, f"at {moment}: {parts}"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "vocab"), [("float32", SMALL_VOCAB), ("float32", LARGE_VOCAB), ("bfloat16", LARGE_VOCAB)]
+)
+def test_what_a_teacher_needs_whose_top_k_is_stored_is_predicted_too(dtype, vocab):
+    student, teacher = config(Qwen3Config, vocab, tied=True), config(LlamaConfig, vocab, tied=False, teacher=True)
+    case = {"dtype": dtype, "length": LENGTH, "sequences": 8}
+    job = predicted(student, teacher, "stored_top_k", **case, checkpointing=False, micro_batches=1, chunk=CHUNK)
+    found = moments(replace(job, ahead=read_geometry(teacher.to_dict(), "here")))
+    parts = [found[moment] | {"weights": 0.0, "optimiser": 0.0, "gathered": 0.0} for moment in ("teacher", "store")]
+    ratio = max(sum(each.values()) for each in parts) / measured_storing(teacher, **case, chunk=CHUNK)
+    assert 0.9 < ratio < 1.1
 
 
 @pytest.mark.parametrize("family", [Qwen3Config, LlamaConfig])
