@@ -8,6 +8,8 @@ The manifest is written last, by write-flush-rename, so a killed stage is never 
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +108,18 @@ class Store:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` so that readers see the old file or the whole new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.flush()
+    with whole(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, sort_keys=True))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to; when its writer is done, the file is moved to ``path``, also after a power cut whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    yield partial
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
-    temporary.rename(path)
+    partial.rename(path)
 
 
 def _files(path: Path) -> list[Path]:

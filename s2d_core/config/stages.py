@@ -132,6 +132,17 @@ class WarmupStage(DenseStage):
     # pass_rate: each prompt by p(1 − p) of the student's pass rate p, to a mean of 1 (PACED)
     weighting: Literal["uniform", "pass_rate"] = "uniform"
     trek: TrekConfig | None = None
+    # The teacher's top_k at each token lie beside its rollouts, and no teacher is in memory while the student trains.
+    cache_top_k: bool = later(False)
+
+    @model_validator(mode="after")
+    def _cacheable(self) -> "WarmupStage":
+        if self.cache_top_k and self.divergence.estimator != "top_k":
+            raise ValueError(
+                f"cache_top_k with divergence.estimator = {self.divergence.estimator}: only the teacher's likeliest "
+                "tokens are stored; set divergence.estimator=top_k, or leave cache_top_k at false"
+            )
+        return self
 
 
 class OpdStage(DenseStage):

@@ -6,7 +6,9 @@ from s2d_core.losses.divergences import (
     chunked_divergence,
     divergence,
     sampled_token_divergence,
+    stored_top_k_divergence,
     top_k_divergence,
+    top_k_logprobs,
 )
 from s2d_core.losses.logprobs import chunked_logprobs, chunked_nll
 from s2d_core.losses.normalisation import token_weights
@@ -21,7 +23,9 @@ __all__ = [
     "group_advantages",
     "policy_gradient",
     "sampled_token_divergence",
+    "stored_top_k_divergence",
     "token_distances",
     "token_weights",
     "top_k_divergence",
+    "top_k_logprobs",
 ]

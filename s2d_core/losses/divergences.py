@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from s2d_core.losses.chunking import LossOutput, at_least_float32, chunked_loss
+from s2d_core.losses.chunking import LossOutput, at_least_float32, chunked_loss, for_each_chunk
 
 Kind = Literal["forward_kl", "reverse_kl", "jsd"]
 OVERLAP_K = 8
@@ -89,13 +89,74 @@ def top_k_divergence(
     def loss(logits: Tensor, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
         ours = torch.log_softmax(logits[:, : teacher.vocab], dim=-1)
         theirs, support = teacher(rows).topk(min(k, teacher.vocab), dim=-1)
-        inside = ours.gather(1, support)
-        per_token = divergence(torch.log_softmax(inside, -1), torch.log_softmax(theirs, -1), kind, beta)
-        covered = inside.detach().exp().sum(dim=-1)
-        value = (weights[rows] * per_token).sum()
-        return value, {"kl": value, "covered": (weights[rows] * covered).sum()}
+        return _on_support(ours, theirs, support, weights[rows], kind, beta)
 
     return chunked_loss(student_hidden, student_weight, loss, chunk)
+
+
+@torch.no_grad()
+def top_k_logprobs(
+    hidden: Float[Tensor, "tokens hidden"],
+    weight: Float[Tensor, "vocab hidden"],
+    k: int,
+    *,
+    chunk: int = 4096,
+) -> tuple[Int[Tensor, "tokens k"], Float[Tensor, "tokens k"]]:
+    """The ``k`` likeliest tokens of each row, likeliest first, and their log-probabilities in nats, at temperature 1;
+    all tokens where ``k`` is more than there are.
+
+    Of a teacher, with the rows of its head that the student has too, it is what ``stored_top_k_divergence`` reads.
+    """
+    k = min(k, weight.shape[0])
+    logprobs = at_least_float32(hidden.new_empty(len(hidden), k))
+    ids = torch.empty(logprobs.shape, dtype=torch.long, device=hidden.device)
+
+    def visit(logits: Tensor, rows: slice) -> None:
+        logprobs[rows], ids[rows] = torch.log_softmax(logits, dim=-1).topk(k, dim=-1)
+
+    for_each_chunk(hidden, weight, chunk, visit)
+    return ids, logprobs
+
+
+def stored_top_k_divergence(
+    student_hidden: Float[Tensor, "tokens student_hidden"],
+    student_weight: Float[Tensor, "student_vocab student_hidden"],
+    teacher_ids: Int[Tensor, "tokens k"],
+    teacher_logprobs: Float[Tensor, "tokens k"],
+    weights: Float[Tensor, "tokens"],
+    *,
+    kind: Kind,
+    beta: float = 0.5,
+    teacher_temperature: float = 1.0,
+    chunk: int = 4096,
+) -> LossOutput:
+    """``top_k_divergence`` from the teacher's ``top_k_logprobs``: neither its hidden states nor its head are needed.
+
+    Log-probabilities and logits differ by a constant, which renormalising undoes: the temperature may divide either.
+    """
+
+    def loss(logits: Tensor, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        ours = torch.log_softmax(logits, dim=-1)
+        theirs = teacher_logprobs[rows] / teacher_temperature
+        return _on_support(ours, theirs, teacher_ids[rows].long(), weights[rows], kind, beta)
+
+    return chunked_loss(student_hidden, student_weight, loss, chunk)
+
+
+def _on_support(
+    ours: Float[Tensor, "tokens vocab"],
+    theirs: Float[Tensor, "tokens k"],
+    support: Int[Tensor, "tokens k"],
+    weights: Float[Tensor, "tokens"],
+    kind: Kind,
+    beta: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss, metrics) of a chunk from log-probabilities, both renormalised to ``support``."""
+    inside = ours.gather(1, support)
+    per_token = divergence(torch.log_softmax(inside, -1), torch.log_softmax(theirs, -1), kind, beta)
+    covered = inside.detach().exp().sum(dim=-1)
+    value = (weights * per_token).sum()
+    return value, {"kl": value, "covered": (weights * covered).sum()}
 
 
 def sampled_token_divergence(

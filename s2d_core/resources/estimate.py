@@ -106,8 +106,10 @@ def _training(config: Config, plan: Plan, spec: StageSpec) -> Estimate:
     sampled, trained = _tokens(config, spec)
     learning = (RECOMPUTED if job.checkpointing else TRAINED) * job.model.parameters
     reading = sum(FORWARD * each.parameters for each in job.frozen)
+    once = FORWARD * job.ahead.parameters * sampled if job.ahead else 0.0
     sampling = FORWARD * actor(plan, spec).parameters * sampled if sampled else 0.0
-    return Estimate(moment, parts, sampled, trained, _hours(config.hardware, (learning + reading) * trained, sampling))
+    training = (learning + reading) * trained + once
+    return Estimate(moment, parts, sampled, trained, _hours(config.hardware, training, sampling))
 
 
 def _evaluation(config: Config, plan: Plan, spec: StageSpec) -> Estimate:

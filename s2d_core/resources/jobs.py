@@ -22,6 +22,7 @@ def training_job(config: Config, plan: Plan, spec: StageSpec) -> Training:
     row, execution = STAGES[spec.name], config.training
     model = geometry(plan, spec)
     target = _target(plan, spec, row, model)
+    ahead = target.pop() if spec.settings.get("cache_top_k") else None
     reference = [model] if spec.settings.get("policy_gradient", {}).get("kl_coefficient") else []
     length, sequences = longest(config, spec), -(-sequences_per_step(spec) // execution.workers)
     tokens = max(execution.token_budget, length)
@@ -37,6 +38,7 @@ def training_job(config: Config, plan: Plan, spec: StageSpec) -> Training:
         chunk=execution.logits_chunk,
         frozen=[*reference, *target],
         target=target,
+        ahead=ahead,
         checkpointing=execution.activation_checkpointing,
         accumulates=accumulates,
         shards=execution.workers,
@@ -49,13 +51,18 @@ def training_job(config: Config, plan: Plan, spec: StageSpec) -> Training:
 def engine(config: Config, plan: Plan, spec: StageSpec, sequences: int) -> Engine:
     """What samples ``sequences`` for the stage, all at once if they are not too many."""
     rows = min(config.rollouts.batch_size, sequences)
-    return Engine(actor(plan, spec), rows, longest(config, spec), rows if config.rollouts.engine == "torch" else 1)
+    cached = rows if config.rollouts.engine == "torch" else 1
+    return Engine(actor(plan, spec), rows, longest(config, spec), cached, leaves=_is_sampled_once(spec))
 
 
 def actor(plan: Plan, spec: StageSpec) -> Geometry:
     """Geometry of the model that samples."""
-    teacher = spec.kind == "train" and STAGES[spec.name].actor == "teacher"
-    return geometry(plan, plan.specs[spec.inputs["teacher" if teacher else "policy"]])
+    return geometry(plan, plan.specs[spec.inputs["teacher" if _is_sampled_once(spec) else "policy"]])
+
+
+def _is_sampled_once(spec: StageSpec) -> bool:
+    """Whether the teacher samples, before the first update."""
+    return spec.kind == "train" and STAGES[spec.name].actor == "teacher"
 
 
 def sequences_per_step(spec: StageSpec) -> int:
@@ -109,6 +116,8 @@ def _losses(spec: StageSpec, row: Row) -> Sequence[str]:
         return [row.loss]
     divergence = spec.settings["divergence"]
     dense = divergence["kind"] if divergence["estimator"] == "full" else divergence["estimator"]
+    if spec.settings.get("cache_top_k"):
+        dense = "stored_top_k"
     return [dense] if row.loss == "divergence" else ["policy_gradient", dense]
 
 

@@ -1,15 +1,18 @@
 """Memory of one training worker, by part, at each of the moments where it can peak. Formulas, derived from the code.
 
 What is always there: the trained model's weights and AdamW's moments, frozen models, an engine that lives in this
-process. What comes and goes is counted at these moments of a step, for one full micro-batch:
+process and samples in every step. What comes and goes is counted at these moments of a step, for one full micro-batch:
 
     sample      the engine's KV cache and logits
     teacher     a frozen model reads the micro-batch
+    store       the logits of a frozen model whose likeliest tokens are stored
     loss        the policy has read it: saved activations, and logits of a chunk (``losses/chunking.py``)
     head        the head's gradient, which the losses keep in float32, is scaled and cast
     layers      the first layer of the backward pass; with checkpointing its activations are computed again
     embedding   all gradients, and that of the input embedding on its own
     update      all gradients
+
+An engine or a frozen model that is gone before the first update counts in its own moments alone.
 
 Widths in elements, ``Precision`` in bytes. Sharding (FSDP2) divides what is always there by the number of workers; the
 embedding, the head and two layers are whole while they are used.
@@ -29,6 +32,8 @@ LOGITS = {
     "reverse_kl": 9.25,
     "jsd": 13.5,
     "top_k": 6.0,
+    "stored_top_k": 5.0,
+    "top_k_logprobs": 2.0,
     "sampled_token": 6.0,
 }
 RECOMPUTED = ("policy_gradient",)  # losses whose logits are made again in the backward pass
@@ -62,20 +67,23 @@ class MicroBatch:
 class Engine:
     """An engine in the training worker's own process: ``rows`` sequences of up to ``length`` tokens at once.
 
-    cached: of how many the keys and values must have room; an engine that can let sequences wait needs one.
+    cached: of how many the keys and values must have room; an engine that can let sequences wait needs one. leaves: it
+    samples before the first update and is then gone.
     """
 
     model: Geometry
     rows: int
     length: int
     cached: int
+    leaves: bool = False
 
 
 @dataclass(frozen=True)
 class Training:
     """What a worker does in one step. losses: keys of ``LOGITS``, one or two from one pass.
 
-    target: those of ``frozen`` whose hidden states the loss reads; accumulates: whether a step has several
+    target: those of ``frozen`` whose hidden states the loss reads; ahead: a frozen model whose likeliest tokens are
+    stored before the first update, and which is then gone; accumulates: whether a step has several
     micro-batches; shards: workers that share the models; adapters: parameters beside the model, trained instead of it;
     offload: what is trained, its gradients and moments are in the host's memory.
     """
@@ -87,6 +95,7 @@ class Training:
     chunk: int
     frozen: Sequence[Geometry] = ()
     target: Sequence[Geometry] = ()
+    ahead: Geometry | None = None
     checkpointing: bool = False
     accumulates: bool = True
     shards: int = 1
@@ -114,7 +123,7 @@ def moments(job: Training) -> dict[str, Parts]:
         "weights": (trained * precision.weights + base * precision.compute) * here,
         "optimiser": 2 * trained * here * precision.moments,
         "frozen models": sum(each.parameters for each in job.frozen) * precision.compute / job.shards,
-        "engine": job.engine.model.parameters * precision.compute if job.engine else 0.0,
+        "engine": job.engine.model.parameters * precision.compute if job.engine and not job.engine.leaves else 0.0,
     }
     held = {"gradients": gradients if job.accumulates else 0.0}
     saved = {"activations": saved_activations(job)}
@@ -130,8 +139,10 @@ def moments(job: Training) -> dict[str, Parts]:
     if job.frozen:
         reading = max(_reading(each, job.micro, precision) for each in job.frozen)
         found["teacher"] = held | {"activations": reading}
+    if job.ahead:
+        found |= _ahead(job, job.ahead)
     if job.engine:
-        found["sample"] = sampling(job.engine, precision)
+        found["sample"] = {"engine": job.engine.model.parameters * precision.compute} | sampling(job.engine, precision)
     gathered = {"gathered": _gathered(job)} if job.wrapped else {}
     return {name: always | parts | gathered for name, parts in found.items()}
 
@@ -206,12 +217,25 @@ def _head_backward(job: Training) -> float:
 
 
 def _reading(model: Geometry, micro: MicroBatch, precision: Precision) -> float:
-    """A forward pass without gradients: one layer's work, and the hidden states that come out."""
+    """A forward pass without gradients: one layer's work beside the embedded tokens and their rotary angles."""
     size = precision.compute
-    feed_forward = micro.tokens * (3 * model.intermediate + 2 * model.hidden) * size
-    attention = micro.tokens * (2 * model.hidden + 2 * (model.queries + model.keys)) * size
+    feed_forward = micro.tokens * (3 * model.intermediate + 4 * model.hidden + 2 * model.head_dim) * size
+    attention = micro.tokens * (4 * model.hidden + 2 * model.head_dim + 2 * (model.queries + model.keys)) * size
     attention += micro.padded * 2 * (model.queries + model.keys) * size
     return max(feed_forward, attention)
+
+
+def _ahead(job: Training, teacher: Geometry) -> dict[str, Parts]:
+    """The model with what is gathered of it, and its work on a micro-batch: layers, then the logits of a chunk."""
+    compute, micro = job.precision.compute, job.micro
+    gathered = teacher.root_parameters if job.shards > 1 else 0
+    weights = {"frozen models": (teacher.parameters / job.shards + gathered) * compute}
+    head = min(job.model.vocab, teacher.vocab) * teacher.hidden * FLOAT32 if compute < FLOAT32 else 0.0
+    states = (micro.tokens + micro.predictions) * teacher.hidden * compute
+    return {
+        "teacher": weights | {"activations": _reading(teacher, micro, job.precision)},
+        "store": weights | {"logits": states + head + LOGITS["top_k_logprobs"] * _chunk(job)},
+    }
 
 
 def sampling(engine: Engine, precision: Precision) -> Parts:

@@ -1,7 +1,6 @@
 """Groups of rollouts as Parquet files, and generation that goes on from what such files hold. Knows token ids only."""
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 from s2d_core.config.schema import RolloutsConfig
 from s2d_core.rollouts.types import Engine, Request, Rollout, Sampling
 from s2d_core.spec import fingerprint
+from s2d_core.store import whole
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +42,8 @@ def write_groups(path: Path, requests: Sequence[Request], groups: Sequence[Seque
         for rollout in group
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    with whole(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
 
 
 def read_groups(path: Path) -> dict[Request, list[Rollout]]:

@@ -6,6 +6,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from s2d_core.rollouts.top_k import StoredTopK
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -32,7 +34,8 @@ class Rollout:
     """One sampled completion.
 
     ``logprobs`` are the sampler's log-probabilities of ``completion_ids`` under the distribution it really
-    sampled from (temperature, top-p and top-k applied), one for each token, the EOS token included.
+    sampled from (temperature, top-p and top-k applied), one for each token, the EOS token included. ``teacher``: what
+    its teacher thinks of each token, where that is on disk.
     """
 
     problem_id: str
@@ -41,6 +44,7 @@ class Rollout:
     logprobs: list[float]
     finish_reason: Literal["stop", "length"]
     reward: float | None = None
+    teacher: StoredTopK | None = None
 
 
 NamedWeights = Iterable[tuple[str, Tensor]]  # Hugging Face parameter names

@@ -1,10 +1,11 @@
 """Stage kind ``train``: a row of the stage table, from its parents' checkpoints to its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from s2d_core.config.inputs import ArithmeticConfig, ScratchModel
 from s2d_core.config.stages import (
@@ -32,10 +33,11 @@ from s2d_core.training.context import Context
 from s2d_core.training.curation import BEFORE, hard_problems, nearest, pass_rate_weights, pass_rates, right_ones
 from s2d_core.training.loop import train
 from s2d_core.training.lora import adapt
-from s2d_core.training.objectives import Divergence, Mixed, NextToken, Objective, PolicyGradient
+from s2d_core.training.objectives import Divergence, Mixed, NextToken, Objective, PolicyGradient, StoredDivergence
 from s2d_core.training.policy import Policy, load_model
 from s2d_core.training.prompts import PromptStream
 from s2d_core.training.sources import Corpus, PolicyRollouts, Source, TeacherRollouts, sampling
+from s2d_core.training.teacher_cache import TeacherTopK
 from s2d_core.training.verified import Grader, VerifierSignal
 
 EXTRA_SETTINGS = ("problems", "engine", "dtype", "weights", "scratch", "arithmetic", "staleness", "share_teacher")
@@ -89,10 +91,10 @@ def _rollout_source(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Source:
     encoded = encode(tokenizer, problems)
-    actor = _engine(context, "teacher" if row.actor == "teacher" else "policy", stage, tokenizer, encoded)
-    engine = context.opened.enter_context(closing(actor))
     if row.actor == "teacher":
-        return _teacher_rollouts(context, stage, row, engine, problems, tokenizer, encoded)
+        teacher = partial(_engine, context, "teacher", stage, tokenizer, encoded)
+        return _teacher_rollouts(context, stage, row, teacher, problems, tokenizer, encoded)
+    engine = context.opened.enter_context(closing(_engine(context, "policy", stage, tokenizer, encoded)))
     scorer = None
     if isinstance(stage, SparseStage):
         scorer = VerifierSignal(stage, _grader(context, tokenizer))
@@ -104,7 +106,7 @@ def _teacher_rollouts(
     context: Context,
     stage: RolloutStage,
     row: Row,
-    engine: Engine,
+    engine: Callable[[], Engine],
     problems: list[Problem],
     tokenizer: PreTrainedTokenizerBase,
     encoded: dict[str, tuple[int, ...]],
@@ -133,7 +135,14 @@ def _teacher_rollouts(
     curate = verified if grader and (trek or row.signal == "verifier") else None
     if grader and curate:
         grader.charge(stream.used(stage.steps), step=BEFORE)
-    return TeacherRollouts(context, stage, engine, stream, encoded, curate, weights)
+    top_k = _teacher_top_k(context, stage) if isinstance(stage, WarmupStage) and stage.cache_top_k else None
+    return TeacherRollouts(context, stage, engine, stream, encoded, curate, weights, top_k)
+
+
+def _teacher_top_k(context: Context, stage: WarmupStage) -> TeacherTopK:
+    vocab = AutoConfig.from_pretrained(context.model_path("policy"), trust_remote_code=False).vocab_size
+    budget, chunk = context.training.token_budget, context.training.logits_chunk
+    return TeacherTopK(partial(load_frozen, context, "teacher"), stage.divergence.top_k, vocab, budget, chunk)
 
 
 def _engine(
@@ -163,6 +172,8 @@ def _objective(context: Context, stage: TrainedStage) -> Objective:
         return Mixed(_sparse(context, stage), _dense(context, stage.divergence), stage.sparse_weight)
     if isinstance(stage, SparseStage):
         return _sparse(context, stage)
+    if isinstance(stage, WarmupStage) and stage.cache_top_k:
+        return StoredDivergence(stage.divergence, chunk)
     if isinstance(stage, DenseStage):
         return _dense(context, stage.divergence, delta=isinstance(stage, OpdStage) and stage.target == "delta")
     return NextToken(chunk)

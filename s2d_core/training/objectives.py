@@ -14,6 +14,7 @@ from s2d_core.losses import (
     chunked_nll,
     policy_gradient,
     sampled_token_divergence,
+    stored_top_k_divergence,
     top_k_divergence,
 )
 from s2d_core.training.packing import MicroBatch
@@ -126,6 +127,31 @@ class Divergence:
         if len(read) == 1 and read[0][0] == 1.0:
             return read[0][1], read[0][2]
         return torch.cat([sign * hidden for sign, hidden, _ in read], 1), torch.cat([head for _, _, head in read], 1)
+
+
+class StoredDivergence:
+    """Divergence from the teacher's likeliest tokens, which the micro-batch brings along: no teacher is read."""
+
+    def __init__(self, config: DivergenceConfig, chunk: int) -> None:
+        self.config, self.chunk = config, chunk
+
+    def __call__(self, policy: Policy, micro: MicroBatch, old_logprobs: Tensor | None) -> LossOutput:
+        config = self.config
+
+        def head(hidden: Tensor, weight: Tensor) -> LossOutput:
+            return stored_top_k_divergence(
+                hidden,
+                weight,
+                micro.teacher_ids,
+                micro.teacher_logprobs,
+                micro.weights,
+                kind=config.kind,
+                beta=config.beta,
+                teacher_temperature=config.teacher_temperature,
+                chunk=self.chunk,
+            )
+
+        return policy(micro, head)
 
 
 class Mixed:

@@ -11,13 +11,16 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from s2d_core.rollouts.top_k import StoredTopK
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One training sequence: read ``prompt_ids``, learn on ``completion_ids``.
 
     ``logprobs`` are the sampler's (empty for given text), ``advantage`` the sequence's (0 for dense losses), ``weight``
-    what its tokens count for in the loss.
+    what its tokens count for in the loss, ``teacher`` where the teacher's likeliest tokens at each token of the
+    completion are stored.
     """
 
     prompt_ids: Sequence[int]
@@ -25,6 +28,7 @@ class Example:
     logprobs: Sequence[float] = ()
     advantage: float = 0.0
     weight: float = 1.0
+    teacher: StoredTopK | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -36,7 +40,7 @@ class MicroBatch:
 
     input_ids, position_ids: [tokens]; lengths: [sequences], tokens of each sequence; predict_at: [predictions],
     index of the token whose hidden state predicts a completion token; targets, weights, advantages,
-    sampler_logprobs: [predictions].
+    sampler_logprobs: [predictions]; teacher_ids, teacher_logprobs: [predictions, k], with k = 0 where none are stored.
     """
 
     input_ids: Tensor
@@ -47,6 +51,8 @@ class MicroBatch:
     weights: Tensor
     advantages: Tensor
     sampler_logprobs: Tensor
+    teacher_ids: Tensor
+    teacher_logprobs: Tensor
 
     def to(self, device: torch.device | str) -> "MicroBatch":
         return MicroBatch(**{each.name: getattr(self, each.name).to(device) for each in fields(self)})
@@ -108,6 +114,7 @@ def pack(examples: Sequence[Example], weights: Sequence[Tensor]) -> MicroBatch:
     is_completion = positions >= torch.repeat_interleave(prompts, lengths)
     target_at = torch.nonzero(is_completion).squeeze(1)
     logprobs = [value for each in examples for value in each.logprobs] or [0.0] * len(target_at)
+    teacher_ids, teacher_logprobs = _teacher_top_k(examples, len(target_at))
     return MicroBatch(
         input_ids=ids,
         position_ids=positions,
@@ -117,4 +124,15 @@ def pack(examples: Sequence[Example], weights: Sequence[Tensor]) -> MicroBatch:
         weights=torch.cat(list(weights)).float(),
         advantages=torch.repeat_interleave(torch.tensor([e.advantage for e in examples]), completions),
         sampler_logprobs=torch.tensor(logprobs),
+        teacher_ids=teacher_ids,
+        teacher_logprobs=teacher_logprobs,
     )
+
+
+def _teacher_top_k(examples: Sequence[Example], predictions: int) -> tuple[Tensor, Tensor]:
+    """(token ids, log-probabilities), [predictions, k]: read from disk for this micro-batch alone."""
+    read = [each.teacher.read() for each in examples if each.teacher]
+    if not read:
+        return torch.empty(predictions, 0, dtype=torch.int32), torch.empty(predictions, 0)
+    ids, logprobs = zip(*read, strict=True)
+    return torch.cat(ids), torch.cat(logprobs)

@@ -12,7 +12,7 @@ Every rank makes its own share of a step's examples; groups are never split.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from s2d_core.config.stages import RolloutStage, SamplingConfig
 from s2d_core.data.problems import Problem
 from s2d_core.errors import StageError
 from s2d_core.rollouts.files import generate_stored, shard_size
+from s2d_core.rollouts.on_demand import OnDemand
 from s2d_core.rollouts.types import Engine, NamedWeights, Request, Rollout, Sampling
 from s2d_core.spec import StageSpec, fingerprint
 from s2d_core.store import ROLLOUTS
@@ -30,6 +31,7 @@ from s2d_core.training.context import Context, Stopwatch, stable_seed
 from s2d_core.training.overlap import Overlap
 from s2d_core.training.packing import Example
 from s2d_core.training.prompts import PromptStream
+from s2d_core.training.teacher_cache import TeacherTopK
 from s2d_core.training.verified import ScoredGroup, VerifierSignal, add, example, refill
 
 AHEAD = "ahead"  # folder of the batches that were sampled ahead of a checkpoint
@@ -146,28 +148,31 @@ class PolicyRollouts(Source):
 
 
 class TeacherRollouts(Source):
-    """K rollouts of the frozen teacher for each prompt, sampled once before the first step and then reused.
+    """Rollouts of the frozen teacher for each prompt, sampled once before the first step and then reused.
 
     They are on disk shard by shard: a stage that is killed goes on with what is missing. Those of ``share_teacher`` lie
     beside the stages and depend on nothing of the student, so other students, learning rates and losses read them too.
-    Only sampled sequences are kept; what the teacher thinks of each token is computed anew, exactly.
+    What the teacher thinks of each token is computed anew in every step, exactly; with ``top_k`` its likeliest tokens
+    lie beside the rollouts.
 
-    curate: what becomes of a rank's groups before they are stored; it may drop rollouts. weights: by problem id.
+    engine: makes the teacher's engine, which is needed for what is missing and gone before the first update. curate:
+    what becomes of a rank's groups when they are sampled; it may drop rollouts. weights: by problem id.
     """
 
     def __init__(
         self,
         context: Context,
         stage: RolloutStage,
-        engine: Engine,
+        engine: Callable[[], Engine],
         prompts: PromptStream,
         encoded: dict[str, tuple[int, ...]],
         curate: "Curate | None" = None,
         weights: Mapping[str, float] | None = None,
+        top_k: TeacherTopK | None = None,
     ) -> None:
         self.context, self.stage, self.engine = context, stage, engine
         self.prompts, self.encoded = prompts, encoded
-        self.curate, self.weights = curate, weights or {}
+        self.curate, self.weights, self.top_k = curate, weights or {}, top_k
         self.shared = _whose(context.spec, stage) if context.spec.settings.get("share_teacher") else None
         self.stored: dict[str, list[Rollout]] = {}
         self.sampled = 0.0
@@ -190,15 +195,13 @@ class TeacherRollouts(Source):
 
     def _sample(self) -> dict[str, list[Rollout]]:
         mine = share(self.prompts.used(self.stage.steps))
-        n = self.stage.group_size
-        groups = generate_stored(
-            self.engine,
-            self._requests(mine),
-            sampling(self.stage.sampling, n),
-            self._directory(),
-            shard_size(self.context.rollouts, n),
-        )
+        n, wanted, directory = self.stage.group_size, self._requests(mine), self._directory()
+        shard = shard_size(self.context.rollouts, n)
+        with closing(OnDemand(self.engine)) as engine:
+            groups = generate_stored(engine, wanted, sampling(self.stage.sampling, n), directory, shard)
         self.sampled = rollout_sums(groups)["tokens_sampled"]
+        if self.top_k:
+            groups = self.top_k.stored(directory, wanted)
         if self.curate:
             groups = self.curate(mine, groups)
         shares = parallel.gather({p.id: group for p, group in zip(mine, groups, strict=True)})

@@ -115,7 +115,9 @@ def refill(
 
 
 def example(rollout: Rollout, advantage: float = 0.0, weight: float = 1.0) -> Example:
-    return Example(rollout.prompt_ids, rollout.completion_ids, rollout.logprobs, advantage, weight)
+    return Example(
+        rollout.prompt_ids, rollout.completion_ids, rollout.logprobs, advantage, weight, teacher=rollout.teacher
+    )
 
 
 def add(sums: dict[str, float], more: dict[str, float]) -> None:

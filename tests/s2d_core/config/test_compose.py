@@ -55,6 +55,7 @@ def test_an_override_reaches_into_lists():
         ("arms.mine={teacher: raw, stages: [{stage: teacher_rl}]}", ["trains the teacher", "arms.mine.teacher=raw"]),
         ("stages.mixed.sparse_weight=1.0", ["stages.mixed.sparse_weight = 1.0", "less than 1"]),
         ("stages.mixed.policy_gradient.drop_zero_variance=true", ["drop_zero_variance", "set it to false"]),
+        ("stages.warmup.cache_top_k=true", ["stages.warmup", "cache_top_k", "full", "set divergence.estimator=top_k"]),
         ("stages.sft=null", ["stages.sft", "missing", "an arm has this stage"]),
         ("stages.opd.target=gamma", ["stages.opd.target = 'gamma'", "teacher", "delta"]),
         ("default_arms=[ful]", ["default_arms = ['ful']", "unknown", "full"]),

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.distributions import Categorical, kl_divergence
 
-from s2d_core.losses import chunked_divergence, sampled_token_divergence, top_k_divergence
+from s2d_core.losses import (
+    chunked_divergence,
+    sampled_token_divergence,
+    stored_top_k_divergence,
+    top_k_divergence,
+    top_k_logprobs,
+)
 
 FEW = settings(max_examples=25, deadline=None)  # a first call may be slow on a busy machine
 
@@ -113,6 +119,30 @@ def test_top_k_s_backward_pass_is_the_derivative_of_its_forward_pass(kind):
         ).loss
 
     assert gradcheck(loss, (given["student_hidden"], given["student_weight"]))
+
+
+def test_a_teacher_s_top_tokens_are_those_of_its_whole_distribution():
+    given = inputs()
+    expected = Categorical(logits=given["teacher_hidden"] @ given["teacher_weight"].T).logits
+    for k in (4, VOCAB + 3):
+        ids, logprobs = top_k_logprobs(given["teacher_hidden"], given["teacher_weight"], k, chunk=2)
+        assert torch.equal(ids, expected.argsort(dim=-1, descending=True)[:, :k])
+        torch.testing.assert_close(logprobs, expected.gather(1, ids))
+
+
+@FEW
+@given(st.integers(0, 2**31), st.integers(1, VOCAB), st.sampled_from(KINDS), st.floats(0.5, 3.0))
+def test_the_stored_top_k_has_the_live_one_s_value_metrics_and_gradient(seed, k, kind, temperature):
+    """The student has rows of padding."""
+    given = inputs(seed)
+    given["teacher_weight"] = given["teacher_weight"][: VOCAB - 1]
+    settings = {"kind": kind, "beta": 0.3, "teacher_temperature": temperature}
+    live = top_k_divergence(**given, k=k, **settings)
+    ids, logprobs = top_k_logprobs(given.pop("teacher_hidden"), given.pop("teacher_weight"), k)
+    stored = stored_top_k_divergence(**given, teacher_ids=ids.int(), teacher_logprobs=logprobs, **settings, chunk=2)
+    torch.testing.assert_close(stored.loss, live.loss)
+    torch.testing.assert_close(stored.metrics["kl"], live.metrics["kl"])
+    torch.testing.assert_close(student_gradients(stored.loss, given), student_gradients(live.loss, given))
 
 
 def test_the_sampled_token_s_loss_and_kl_by_hand():

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from s2d_core.losses import chunked_divergence, chunked_logprobs, chunked_nll, top_k_divergence
+from s2d_core.losses import (
+    chunked_divergence,
+    chunked_logprobs,
+    chunked_nll,
+    stored_top_k_divergence,
+    top_k_divergence,
+    top_k_logprobs,
+)
 from tests.s2d_core.allocated import Allocations
 
 TOKENS, VOCAB, CHUNK = 400, 1000, 8
@@ -18,6 +25,9 @@ def models() -> tuple[torch.Tensor, ...]:
 LOSSES = {
     "full": lambda m, w, y: chunked_divergence(*m, w, kind="jsd", chunk=CHUNK).loss,
     "top_k": lambda m, w, y: top_k_divergence(*m, w, kind="reverse_kl", k=5, chunk=CHUNK).loss,
+    "stored_top_k": lambda m, w, y: (
+        stored_top_k_divergence(*m[:2], *top_k_logprobs(*m[2:], 5, chunk=CHUNK), w, kind="forward_kl", chunk=CHUNK).loss
+    ),
     "nll": lambda m, w, y: chunked_nll(*m[:2], y, w, chunk=CHUNK).loss,
     "logprobs": lambda m, w, y: chunked_logprobs(*m[:2], y, chunk=CHUNK)[0].sum(),
 }

@@ -12,6 +12,7 @@ from s2d_core.plan import plan
 from s2d_core.preflight import preflight
 from s2d_core.resources.estimate import check_fits, estimates
 from s2d_core.resources.jobs import training_job
+from s2d_core.resources.memory import moments
 from tasks.planning import describe
 
 QWEN_14B = {**PUBLISHED["Qwen3-8B"][1], "hidden_size": 5120, "intermediate_size": 17_408, "num_hidden_layers": 40}
@@ -122,3 +123,17 @@ def test_a_job_is_what_the_stage_s_row_and_settings_say(tmp_path):
         ["reverse_kl"],
     ]
     assert jobs["opd"].micro.tokens == 2048 + 16_384
+
+
+def test_a_teacher_whose_top_k_is_stored_takes_no_memory_while_the_student_trains(tmp_path):
+    cached = ["stages.warmup.divergence.estimator=top_k", "stages.warmup.cache_top_k=true"]
+    config = recipe(tmp_path, "qwen3_8b_to_1p7b", *cached)
+    planned = plan(config, ["full"], [0])
+    (warmup,) = (spec for spec in planned.specs.values() if spec.name == "warmup")
+    job = training_job(config, planned, warmup)
+    assert (job.frozen, job.target, job.losses) == ([], [], ["stored_top_k"])
+    found = moments(job)
+    assert found["sample"]["engine"] > 0
+    assert found["store"]["frozen models"] == found["teacher"]["frozen models"] > 0
+    for moment in ("loss", "head", "layers", "embedding", "update"):
+        assert found[moment]["engine"] == found[moment]["frozen models"] == 0

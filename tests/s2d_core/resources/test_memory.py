@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from allocations import measured_peak
+from allocations import measured_peak, measured_storing
 from transformers import LlamaConfig, Qwen3Config
 
 from s2d_core.config.stages import LoraConfig
@@ -17,7 +17,7 @@ from tests.s2d_core.training.ranks import on_ranks
 
 LENGTH, CHUNK = 64, 64
 SMALL_VOCAB, LARGE_VOCAB = 500, 8000  # activations decide; the head and a chunk of logits decide
-LOSSES = ("nll", "policy_gradient", "forward_kl", "reverse_kl", "jsd", "top_k", "sampled_token")
+LOSSES = ("nll", "policy_gradient", "forward_kl", "reverse_kl", "jsd", "top_k", "stored_top_k", "sampled_token")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +38,8 @@ def config(family, vocab, *, tied, teacher=False):
 def predicted(student, teacher, loss, *, dtype, checkpointing, length, sequences, micro_batches, chunk):
     model, other = (read_geometry(each.to_dict(), "here") for each in (student, teacher))
     dense = loss not in ("nll", "policy_gradient")
-    frozen = [other] if dense else [model] if loss == "policy_gradient" else []
+    target = [other] if dense and loss != "stored_top_k" else []
+    frozen = [model] if loss == "policy_gradient" else target
     micro = MicroBatch(length * sequences, (length - 8) * sequences, length * sequences)
     return Training(
         model,
@@ -47,7 +48,7 @@ def predicted(student, teacher, loss, *, dtype, checkpointing, length, sequences
         [loss],
         chunk,
         frozen=frozen,
-        target=[other] if dense else [],
+        target=target,
         checkpointing=checkpointing,
         accumulates=micro_batches > 1,
     )
@@ -86,6 +87,19 @@ def test_the_predicted_peak_is_within_a_tenth_of_the_measured_one(
     moment, parts = peak(predicted(*models, loss, **case))
     ratio = sum(parts.values()) / measured_peak(*models, loss, **case)
     assert 0.9 < ratio < 1.1, f"at {moment}: {parts}"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "vocab"), [("float32", SMALL_VOCAB), ("float32", LARGE_VOCAB), ("bfloat16", LARGE_VOCAB)]
+)
+def test_what_a_teacher_needs_whose_top_k_is_stored_is_predicted_too(dtype, vocab):
+    student, teacher = config(Qwen3Config, vocab, tied=True), config(LlamaConfig, vocab, tied=False, teacher=True)
+    case = {"dtype": dtype, "length": LENGTH, "sequences": 8}
+    job = predicted(student, teacher, "stored_top_k", **case, checkpointing=False, micro_batches=1, chunk=CHUNK)
+    found = moments(replace(job, ahead=read_geometry(teacher.to_dict(), "here")))
+    parts = [found[moment] | {"weights": 0.0, "optimiser": 0.0, "gathered": 0.0} for moment in ("teacher", "store")]
+    ratio = max(sum(each.values()) for each in parts) / measured_storing(teacher, **case, chunk=CHUNK)
+    assert 0.9 < ratio < 1.1
 
 
 @pytest.mark.parametrize("family", [Qwen3Config, LlamaConfig])

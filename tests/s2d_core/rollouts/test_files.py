@@ -1,10 +1,13 @@
 """Rollouts on disk: what was sampled before a kill is not sampled again, and changes nothing."""
 
+import weakref
+
 import pytest
 from tiny_models import EOS, make_requests, tiny_model
 
 from s2d_core.config.schema import RolloutsConfig
 from s2d_core.rollouts.files import generate_stored, read_groups, shard_size, write_groups
+from s2d_core.rollouts.on_demand import OnDemand
 from s2d_core.rollouts.torch_engine import TorchEngine
 from s2d_core.rollouts.types import Sampling
 
@@ -47,6 +50,24 @@ def test_a_killed_generation_goes_on_with_what_is_missing(tmp_path):
     assert sorted(name for part in killed.asked + next_try.asked for name in part) == sorted(
         request.problem_id for request in requests
     )
+
+
+def test_an_engine_on_demand_starts_for_what_is_missing_alone_and_ends_when_closed(tmp_path):
+    started = []
+
+    def start():
+        started.append(TorchEngine(tiny_model(), EOS, batch_size=4))
+        return started[-1]
+
+    requests = make_requests(6)
+    for _ in range(2):
+        engine = OnDemand(start)
+        stored = generate_stored(engine, requests, SAMPLING, tmp_path, shard=4)
+        assert stored == Counting().generate(requests, SAMPLING)
+        engine.close()
+        assert len(started) == 1
+    gone = weakref.ref(started.pop())
+    assert gone() is None
 
 
 def test_other_prompts_or_seeds_are_not_taken_for_those_that_are_stored(tmp_path):

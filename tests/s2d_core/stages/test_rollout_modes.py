@@ -1,12 +1,14 @@
 """Where and when rollouts are sampled: inside the trainer, by a fleet, or a step ahead; stages killed and resumed."""
 
 import json
+import shutil
 from statistics import mean
 
 import pytest
 from safetensors.torch import load_file
 
 from s2d_core.config.compose import load_config
+from s2d_core.errors import CheckpointError
 from s2d_core.plan import plan
 from s2d_core.run_stage import run_stage
 from s2d_core.store import Store
@@ -113,6 +115,35 @@ def test_students_that_share_the_teacher_s_rollouts_read_the_same_ones(base, tmp
     assert first != second
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
     assert not any((directory / "rollouts").exists() for directory in (first, second))  # no samples of their own
+
+
+TOP_K = ["stages.warmup.divergence.estimator=top_k", "stages.warmup.divergence.top_k=8", "rollouts.share_teacher=true"]
+ALL_PROMPTS = "arms.full.stages.1.set.prompts_per_step=32"  # in every step, whatever their order
+CACHED = [*TOP_K, "stages.warmup.cache_top_k=true", "training.checkpoint_every=1"]
+
+
+def test_a_warmup_from_the_stored_top_k_learns_what_the_live_one_does(base, tmp_path):
+    live, stored = (metrics(run(base, tmp_path, "warmup", ALL_PROMPTS, *each)) for each in (TOP_K, CACHED))
+    (folder,) = (tmp_path / "rollouts").iterdir()
+    assert len(list(folder.glob("*.parquet"))) == len(list(folder.glob("*.top8-of-*.safetensors"))) == 1
+    for ours, theirs in zip(stored, live, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+
+
+def test_a_second_student_needs_no_teacher_and_one_that_was_killed_ends_the_same(base, tmp_path):
+    calm = run(base, tmp_path / "calm", "warmup", *CACHED)
+    with pytest.raises(Killed):
+        run(base, tmp_path / "hit", "warmup", *CACHED, report=kill_after(2))
+    link = Store(tmp_path / "hit").dir(planned(tmp_path / "hit")["pretrain_teacher"])
+    whole = link.resolve()
+    link.unlink()
+    shutil.copytree(whole, link)
+    weights = link / "model" / "model.safetensors"
+    weights.write_bytes(bytes(weights.stat().st_size))  # nobody can load this
+    assert_equal(run(base, tmp_path / "hit", "warmup", *CACHED), calm)
+    run(base, tmp_path / "hit", "warmup", *CACHED, "stages.warmup.optimiser.lr=1e-3")
+    with pytest.raises(CheckpointError, match="cannot load the model"):
+        run(base, tmp_path / "hit", "warmup", *TOP_K)
 
 
 def test_a_warmup_that_is_killed_does_not_sample_its_teacher_again(base, tmp_path):

@@ -1,6 +1,7 @@
 """Two FSDP2 ranks and one process: the same ten steps on the real architectures, and each other's checkpoints."""
 
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from s2d_core.training import parallel
 from s2d_core.training.loop import train
 from s2d_core.training.objectives import Divergence
 from s2d_core.training.policy import Policy
+from s2d_core.training.teacher_cache import TeacherTopK
+from tests.s2d_core.training.test_teacher_cache import shards
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +33,24 @@ def distil(store, steps, name="qwen3", dtype=torch.float32) -> None:
         save_file(weights, store / "end.safetensors")
 
 
+def store_top_k(folder) -> None:
+    """Three shards of rollouts for a teacher that all ranks read together."""
+    requests = shards(folder) if parallel.rank() == 0 else []
+    share = parallel.gather(requests)[0][parallel.rank() :: parallel.world_size()]
+    alive = []
+
+    def load():
+        policy = parallel.shard(Policy(teacher().requires_grad_(False)))
+        alive.append(weakref.ref(policy))
+        return policy
+
+    found = TeacherTopK(load, 5, VOCAB, token_budget=64, chunk=8).stored(folder, share)
+    assert [group[0].problem_id for group in found] == [request.problem_id for request in share]
+    assert [reference() for reference in alive] == [None]
+
+
 def what_two_do(root) -> None:
+    store_top_k(root / "top_k_two")
     for name in GEOMETRIES:
         distil(root / f"{name}_two", 10, name)
     distil(root / "one_then_two", STEPS)
@@ -44,8 +64,9 @@ def what_two_do(root) -> None:
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("ranks")
     names = ("qwen3_one", "qwen3_two", "llama_one", "llama_two", "one", "one_then_two", "two_then_two", "two_then_one")
-    for name in (*names, "bfloat16_one", "bfloat16_two"):
+    for name in (*names, "bfloat16_one", "bfloat16_two", "top_k_one", "top_k_two"):
         (root / name).mkdir()
+    store_top_k(root / "top_k_one")
     for name in GEOMETRIES:
         distil(root / f"{name}_one", 10, name)
     distil(root / "one", STEPS)
@@ -80,6 +101,14 @@ def test_a_checkpoint_is_resumed_on_any_number_of_ranks(root, way):
     expected, got = end(root, "one"), end(root, way)
     for key in expected:
         torch.testing.assert_close(got[key], expected[key], atol=1e-4, rtol=0)
+
+
+def test_two_ranks_store_what_one_does_of_their_teacher(root):
+    one, two = (sorted((root / f"top_k_{ranks}").glob("*.safetensors")) for ranks in ("one", "two"))
+    assert [path.name for path in one] == [path.name for path in two]
+    assert len(one) == 3, "an odd number: one rank reads on while the other has nothing left"
+    for ours, theirs in zip(one, two, strict=True):
+        torch.testing.assert_close(load_file(ours), load_file(theirs))
 
 
 def test_two_ranks_in_bfloat16_train_what_one_does(root):
