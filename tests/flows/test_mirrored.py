@@ -1,0 +1,67 @@
+"""A flow with a mirror: what one store finished is trained by no other, and a copy that failed is made up for."""
+
+from pathlib import Path
+
+import pytest
+from prefect.client.schemas.objects import State
+
+from flows import prepare
+from flows.experiment import Outcome, listening
+from flows.sparse_to_dense import sparse_to_dense
+from s2d_core.config.compose import load_config
+from s2d_core.mirror import open_mirror
+from s2d_core.plan import plan
+from s2d_core.spec import StageSpec
+from s2d_core.store import Store
+from tasks.planning import describe, reasons
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+SHORT = ["stages.pretrain_student.steps=2", "stages.student_rl.steps=2", "launch.mode=inproc"]
+
+
+class Unmounted:
+    """Takes the mirror away when the last of ``stages`` is done; keeps how each stage ended."""
+
+    def __init__(self, folder: Path, stages: int) -> None:
+        self.folder, self.stages = folder, stages
+        self.last: dict[str, str] = {}
+
+    def __call__(self, spec: StageSpec, done: int, steps: int, state: str) -> None:
+        self.last[spec.id] = state
+        if list(self.last.values()).count("done") == self.stages:
+            self.folder.rename(self.folder.with_name("elsewhere"))
+            self.folder.touch()
+
+
+def run(overrides: list[str], listener: Unmounted) -> State[Outcome]:
+    with listening(listener):
+        state: State[Outcome] = sparse_to_dense("smoke", arms=["direct_grpo"], overrides=overrides, return_state=True)  # type: ignore[call-overload]
+    return state
+
+
+def test_what_is_in_the_mirror_is_fetched_and_not_trained_again(tmp_path: Path) -> None:
+    folder = tmp_path / "mirror"
+    mirrored = [*SHORT, f"mirror=file://{folder}"]
+    first, second = ([f"store={tmp_path / name}", *mirrored] for name in ("first", "second"))
+    specs = plan(load_config("smoke", first), ["direct_grpo"], [0]).specs
+
+    watched = Unmounted(folder, stages=len(specs))
+    state = run(first, watched)
+    assert set(watched.last.values()) == {"done"}
+    assert state.is_failed() and str(state.message).startswith(f"mirror = 'file://{folder}': cannot be given")
+
+    folder.unlink()
+    folder.with_name("elsewhere").rename(folder)
+    watched = Unmounted(folder, stages=1)  # copied, not trained: nothing is ever done
+    assert run(first, watched).is_completed()
+    assert set(watched.last.values()) == {"cached"}
+
+    prepared = prepare.evaluate("smoke", [], ["direct_grpo"], [0], "test", second)
+    config = prepared.config
+    why = reasons(prepared.plan, Store(config.store), open_mirror(config))
+    assert set(why.values()) == {"in the mirror"}
+    assert f"{len(why)} cached, 0 to run" in describe(prepared.plan, config, why)
+    assert run([*second, "launch.mode=ray"], watched).is_completed()  # would start a cluster if anything were missing
+    assert set(watched.last.values()) == {"cached"}
+    assert all(Store(config.store).result(spec) == Store(tmp_path / "first").result(spec) for spec in specs.values())
