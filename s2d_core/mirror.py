@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -64,7 +64,7 @@ class Mirror:
             self._write(f"{folder}/file", b"there")
             if self._listed(folder) != {"file": len(b"there")}:
                 raise OSError("a file just written is not found there")
-            self.files.delete_dir(folder)
+            self._delete(folder)
 
     def finished(self, specs: Collection[StageSpec]) -> set[str]:
         """Fingerprints of those of ``specs`` that have a whole copy of their result here."""
@@ -92,8 +92,12 @@ class Mirror:
             sizes = self._listed(target)
             if missing := set(names) - sizes.keys():
                 raise OSError(f"{len(missing)} files are gone again, {min(missing)} among them")
-            self._write(self._path(spec, INDEX), Copy(folder=folder, files=sizes).model_dump_json().encode())
-            self._keep_only(spec, folder)
+            made, newest = Copy(folder=folder, files=sizes), self._newest(spec)
+            if newest and newest.finished:  # another machine was faster
+                made = newest
+            else:
+                self._write(self._path(spec, INDEX), made.model_dump_json().encode())
+            self._delete_others(spec, made)
 
     def fetch(self, spec: StageSpec) -> None:
         """Bring the stage's newest copy into the store, if that has less of it. The caller holds the stage's lock.
@@ -133,14 +137,15 @@ class Mirror:
         folder = self.store.dir(spec) / CHECKPOINTS
         seen = checkpoints(folder)[-1:]
         while not ended.wait(LOOK_EVERY_S):
-            if (newest := checkpoints(folder)[-1:]) == seen:
+            if (newest := checkpoints(folder)[-1:]) in ([], seen):
                 continue
             seen = newest
             try:
                 self.send(spec, ended)
             except ResourceError as error:
                 if not ended.is_set():
-                    logger.warning("%s", error)
+                    hint = "" if newest[0].exists() else "; raise training.checkpoints_kept or checkpoint_every"
+                    logger.warning("%s%s", error, hint)
 
     def _newest(self, spec: StageSpec) -> Copy | None:
         """The newest copy, if all of it is there."""
@@ -152,13 +157,16 @@ class Mirror:
         there = self._listed(self._path(spec, copy.folder))
         return copy if copy.files.items() <= there.items() else None
 
-    def _keep_only(self, spec: StageSpec, folder: str) -> None:
-        """Delete older copies, and what was left of those that were cut short."""
-        from pyarrow import fs
+    def _delete_others(self, spec: StageSpec, kept: Copy) -> None:
+        """Older copies, and what was left of those that were cut short; not a result that is being copied."""
+        folders = {name.split("/")[0] for name in self._listed(self._path(spec)) if "/" in name}
+        for folder in folders - {kept.folder}:
+            if kept.finished or folder.startswith("step_"):
+                self._delete(self._path(spec, folder))
 
-        for found in self.files.get_file_info(fs.FileSelector(self._path(spec))):
-            if found.type == fs.FileType.Directory and found.base_name != folder:
-                self.files.delete_dir(found.path)
+    def _delete(self, folder: str) -> None:
+        with suppress(FileNotFoundError):  # on gs:// the folder itself, after all that was in it
+            self.files.delete_dir(folder)
 
     def _listed(self, path: str) -> dict[str, int]:
         """Name relative to the folder ``path`` → bytes, of each file in it."""

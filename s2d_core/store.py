@@ -114,7 +114,8 @@ class Store:
         if self.result(spec) is not None:
             return _files(directory, *RESULTS, *RECORDS, "manifest.json")
         newest = checkpoints(directory / CHECKPOINTS)[-1:]
-        return _files(directory, *newest, "metrics.jsonl", *RECORDS, ROLLOUTS, AHEAD) if newest else []
+        files = _files(directory, *newest, "metrics.jsonl", *RECORDS, ROLLOUTS, AHEAD)
+        return files if newest and newest[0].exists() else []  # a newer one may have taken its place meanwhile
 
 
 def checkpoints(directory: Path) -> list[Path]:

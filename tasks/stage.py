@@ -133,7 +133,8 @@ class Runner:
             self._running.add(spec.id)
         try:
             self._go_on()
-            return self._execute(spec)
+            with self.mirror.following(spec) if self.mirror else nullcontext():
+                return self._execute(spec)
         finally:
             with self._ended:
                 self._running.discard(spec.id)
@@ -149,8 +150,7 @@ class Runner:
         handle = launch(spec, self.config.launch)
         run_id = self.tracker.start(spec)
         try:
-            with self.mirror.following(spec) if self.mirror else nullcontext():
-                self._follow(spec, handle, run_id)
+            self._follow(spec, handle, run_id)
             result = handle.result()
         except BaseException as error:
             if not self.head.lost:

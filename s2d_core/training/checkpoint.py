@@ -79,7 +79,9 @@ class _Writer(dcp.FileSystemWriter):
         write_json(self.partial / "cursor.json", {"step": self.step})
         self.partial.rename(self.final)
         for old in checkpoints(self.final.parent)[: -self.keep]:
-            shutil.rmtree(old)
+            old.rename(old.with_name(f".{old.name}.old"))  # it may be being copied: what has the name stays whole
+        for leftover in self.final.parent.glob(".step_*"):
+            shutil.rmtree(leftover)
 
 
 def restore(directory: Path, policy: Policy, optimiser: torch.optim.Optimizer) -> int:

@@ -8,11 +8,12 @@ from prefect.client.schemas.objects import State
 from flows import prepare
 from flows.experiment import Outcome, listening
 from flows.sparse_to_dense import sparse_to_dense
+from s2d_core import mirror
 from s2d_core.config.compose import load_config
 from s2d_core.mirror import open_mirror
 from s2d_core.plan import plan
 from s2d_core.spec import StageSpec
-from s2d_core.store import Store
+from s2d_core.store import CHECKPOINTS, Store, checkpoints
 from tasks.planning import describe, reasons
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -34,9 +35,8 @@ class Unmounted:
             self.folder.touch()
 
 
-def run(overrides: list[str], listener: Unmounted) -> State[Outcome]:
-    with listening(listener):
-        state: State[Outcome] = sparse_to_dense("smoke", arms=["direct_grpo"], overrides=overrides, return_state=True)  # type: ignore[call-overload]
+def run(overrides: list[str]) -> State[Outcome]:
+    state: State[Outcome] = sparse_to_dense("smoke", arms=["direct_grpo"], overrides=overrides, return_state=True)  # type: ignore[call-overload]
     return state
 
 
@@ -47,14 +47,16 @@ def test_what_is_in_the_mirror_is_fetched_and_not_trained_again(tmp_path: Path) 
     specs = plan(load_config("smoke", first), ["direct_grpo"], [0]).specs
 
     watched = Unmounted(folder, stages=len(specs))
-    state = run(first, watched)
+    with listening(watched):
+        state = run(first)
     assert set(watched.last.values()) == {"done"}
     assert state.is_failed() and str(state.message).startswith(f"mirror = 'file://{folder}': cannot be given")
 
     folder.unlink()
     folder.with_name("elsewhere").rename(folder)
     watched = Unmounted(folder, stages=1)  # copied, not trained: nothing is ever done
-    assert run(first, watched).is_completed()
+    with listening(watched):
+        assert run(first).is_completed()
     assert set(watched.last.values()) == {"cached"}
 
     prepared = prepare.evaluate("smoke", [], ["direct_grpo"], [0], "test", second)
@@ -62,6 +64,21 @@ def test_what_is_in_the_mirror_is_fetched_and_not_trained_again(tmp_path: Path) 
     why = reasons(prepared.plan, Store(config.store), open_mirror(config))
     assert set(why.values()) == {"in the mirror"}
     assert f"{len(why)} cached, 0 to run" in describe(prepared.plan, config, why)
-    assert run([*second, "launch.mode=ray"], watched).is_completed()  # would start a cluster if anything were missing
+    with listening(watched):
+        assert run([*second, "launch.mode=ray"]).is_completed()  # would start a cluster if anything were missing
     assert set(watched.last.values()) == {"cached"}
     assert all(Store(config.store).result(spec) == Store(tmp_path / "first").result(spec) for spec in specs.values())
+
+
+def test_a_running_stage_s_newest_checkpoint_is_in_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "LOOK_EVERY_S", 0.05)
+    settings = ["launch.mode=inproc", "launch.retries=0", f"mirror=file://{tmp_path}/mirror"]
+    long = ["launch.stage_timeout_s=2", "stages.pretrain_student.steps=5000", "training.checkpoint_every=10"]
+    endless = [*settings, *long]
+    assert run([f"store={tmp_path / 'lost'}", *endless]).is_failed()
+    config = load_config("smoke", [f"store={tmp_path / 'new'}", *endless])
+    (spec,) = (s for s in plan(config, ["direct_grpo"], [0]).specs.values() if s.name == "pretrain_student")
+    copies = open_mirror(config)
+    assert copies
+    copies.fetch(spec)
+    assert len(checkpoints(Store(config.store).dir(spec) / CHECKPOINTS)) == 1
