@@ -30,7 +30,7 @@ INDEX = "copy.json"
 PARALLEL = 8  # files copied at once: one stream alone does not fill a connection
 CHUNK_BYTES = 16 << 20  # of a file in memory; each is a request
 LOOK_EVERY_S = 1.0  # for a new checkpoint
-RETRY_S = 30
+RETRY_S = 30  # of gs://
 logger = logging.getLogger(__name__)
 
 
@@ -99,10 +99,11 @@ class Mirror:
                 self._write(self._path(spec, INDEX), made.model_dump_json().encode())
             self._delete_others(spec, made)
 
-    def fetch(self, spec: StageSpec) -> None:
+    def fetch(self, spec: StageSpec, stopped: threading.Event | None = None) -> None:
         """Bring the stage's newest copy into the store, if that has less of it. The caller holds the stage's lock.
 
         A finished copy takes the place of an unfinished or damaged stage, an unfinished one that of none.
+        stopped: as of ``send``.
         """
         directory = self.store.dir(spec)
         if self.store.result(spec) is not None:
@@ -114,7 +115,8 @@ class Mirror:
             partial = directory.with_name(f".{directory.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             source = self._path(spec, copy.folder)
-            self._copy({f"{source}/{name}": str(partial / name) for name in copy.files}, self.files, self.local)
+            names = {f"{source}/{name}": str(partial / name) for name in copy.files}
+            self._copy(names, self.files, self.local, stopped)
             shutil.rmtree(directory, ignore_errors=True)
             partial.rename(directory)
 

@@ -94,7 +94,7 @@ class Runner:
         # The lock also when it is finished: whoever finished it may still be telling MLflow.
         with slot, exclusive(lock, self._go_on):
             if self.mirror:
-                self.mirror.fetch(spec)
+                self.mirror.fetch(spec, self._stopped)
             result = self._finished(spec) or self._tracked(spec)
         if self.mirror:
             with exclusive(lock, self._go_on):  # not in the slot: copying needs no device

@@ -1,5 +1,6 @@
 """A flow with a mirror: what one store finished is trained by no other, and a copy that failed is made up for."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 SHORT = ["stages.pretrain_student.steps=2", "stages.student_rl.steps=2", "launch.mode=inproc"]
 
 
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One database for all stores: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("tracking")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # MLflow puts artifacts there
+        yield f"tracking.uri=sqlite:///{folder / 'mlflow.db'}"
+
+
 class Unmounted:
     """Takes the mirror away when the last of ``stages`` is done; keeps how each stage ended."""
 
@@ -40,9 +50,9 @@ def run(overrides: list[str]) -> State[Outcome]:
     return state
 
 
-def test_what_is_in_the_mirror_is_fetched_and_not_trained_again(tmp_path: Path) -> None:
+def test_what_is_in_the_mirror_is_fetched_and_not_trained_again(tmp_path: Path, tracking: str) -> None:
     folder = tmp_path / "mirror"
-    mirrored = [*SHORT, f"mirror=file://{folder}"]
+    mirrored = [*SHORT, tracking, f"mirror=file://{folder}"]
     first, second = ([f"store={tmp_path / name}", *mirrored] for name in ("first", "second"))
     specs = plan(load_config("smoke", first), ["direct_grpo"], [0]).specs
 
@@ -70,13 +80,24 @@ def test_what_is_in_the_mirror_is_fetched_and_not_trained_again(tmp_path: Path) 
     assert all(Store(config.store).result(spec) == Store(tmp_path / "first").result(spec) for spec in specs.values())
 
 
-def test_a_running_stage_s_newest_checkpoint_is_in_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class DiskLostError(Exception):
+    pass
+
+
+def test_a_running_stage_s_newest_checkpoint_is_in_the_mirror(
+    tmp_path: Path, tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mirror, "LOOK_EVERY_S", 0.05)
-    settings = ["launch.mode=inproc", "launch.retries=0", f"mirror=file://{tmp_path}/mirror"]
-    long = ["launch.stage_timeout_s=2", "stages.pretrain_student.steps=5000", "training.checkpoint_every=10"]
-    endless = [*settings, *long]
-    assert run([f"store={tmp_path / 'lost'}", *endless]).is_failed()
-    config = load_config("smoke", [f"store={tmp_path / 'new'}", *endless])
+    settings = ["launch.mode=inproc", "launch.retries=0", tracking, f"mirror=file://{tmp_path}/mirror"]
+    settings += ["stages.pretrain_student.steps=5000", "training.checkpoint_every=10", "training.checkpoints_kept=10"]
+
+    def lose_the_disk_after_a_copy(spec: StageSpec, done: int, steps: int, state: str) -> None:
+        if state == "running" and list((tmp_path / "mirror").glob("pretrain_student-*/copy.json")):
+            raise DiskLostError
+
+    with listening(lose_the_disk_after_a_copy):
+        assert run([f"store={tmp_path / 'lost'}", *settings]).is_failed()
+    config = load_config("smoke", [f"store={tmp_path / 'new'}", *settings])
     (spec,) = (s for s in plan(config, ["direct_grpo"], [0]).specs.values() if s.name == "pretrain_student")
     copies = open_mirror(config)
     assert copies
