@@ -34,11 +34,12 @@ def stop(number: int, frame: object) -> NoReturn:
 def run(name: str, parameters: dict[str, Any], dry_run: bool) -> int:
     """Plan without any server; then, unless that was all, run the flow."""
     from flows import prepare
+    from s2d_core.mirror import open_mirror
     from s2d_core.store import Store
     from tasks.planning import describe, reasons
 
     prepared = getattr(prepare, name)(**parameters)
-    why = reasons(prepared.plan, Store(prepared.config.store))
+    why = reasons(prepared.plan, Store(prepared.config.store), open_mirror(prepared.config))
     print(describe(prepared.plan, prepared.config, why), flush=True)
     if dry_run:
         return 0

@@ -27,12 +27,13 @@ from s2d_core.errors import S2DError
 from s2d_core.evaluation.comparison import Verdict
 from s2d_core.expectations import unmet
 from s2d_core.launch.cluster import connect, disconnect
+from s2d_core.mirror import open_mirror
 from s2d_core.plan import Plan
 from s2d_core.report.data import headline
 from s2d_core.spec import StageResult
 from s2d_core.store import Store
 from tasks.links import publish_links
-from tasks.planning import CACHED, describe, plan_rows, reasons
+from tasks.planning import FINISHED, describe, plan_rows, reasons
 from tasks.report import arm_rows, contrast_rows, make_report, publish_report, run_metrics
 from tasks.stage import Listener, Runner, run_stage
 from tasks.tracking import Tracker
@@ -95,13 +96,13 @@ class Session:
 
     def run(self, planned: Plan, why: dict[str, str]) -> list[str]:
         """Run what is missing of ``planned``, ``why`` being its ``reasons``; returns what failed, in words."""
-        if not self._connected and any(reason != CACHED for reason in why.values()):
+        if not self._connected and any(reason not in FINISHED for reason in why.values()):
             self._connected = True  # a run with everything finished never starts Ray
-            connect(self.config, [planned.specs[f] for f, reason in why.items() if reason != CACHED])
+            connect(self.config, [planned.specs[f] for f, reason in why.items() if reason not in FINISHED])
         self.runner.learn(planned)
         futures = self._submit(planned)
         wait(list(futures.values()))
-        return failures(planned, futures)
+        return [*failures(planned, futures), *self.runner.take_not_copied()]
 
     def close(self, outcome: Outcome) -> None:
         """MLflow's parent run ends, with the report's folder as its artifacts."""
@@ -149,7 +150,7 @@ def session(config: Config, arms: Sequence[str], seeds: Sequence[int]) -> Iterat
 
 def announce(planned: Plan, config: Config) -> dict[str, str]:
     """Log and publish the plan; returns its ``reasons``."""
-    why = reasons(planned, Store(config.store))
+    why = reasons(planned, Store(config.store), open_mirror(config))
     get_run_logger().info(describe(planned, config, why))
     create_table_artifact(
         plan_rows(planned, config, why), key="plan", description="Every distinct stage, parents first; cached: finished"
@@ -159,7 +160,7 @@ def announce(planned: Plan, config: Config) -> dict[str, str]:
 
 def only_planned(planned: Plan, why: dict[str, str]) -> State[Any]:
     """How a dry run ends."""
-    missing = sum(reason != CACHED for reason in why.values())
+    missing = sum(reason not in FINISHED for reason in why.values())
     return Completed(message=f"{len(planned.specs)} stages planned, {missing} would run")
 
 

@@ -15,11 +15,13 @@ from s2d_core.config.stages import ArmConfig
 from s2d_core.errors import CheckpointError, ConfigError
 from s2d_core.evaluation.comparison import Verdict
 from s2d_core.expectations import check_expectations
+from s2d_core.mirror import open_mirror
 from s2d_core.plan import Plan, only_deployed, plan, plan_evaluations
 from s2d_core.preflight import preflight, source_hashes
 from s2d_core.store import Store
 from s2d_core.training.model_files import content_hash, locate_model
 from s2d_core.tuning import ArmTuner, tuners
+from tasks.planning import FINISHED, reasons
 
 NOTHING: Mapping[str, Verdict] = MappingProxyType({})
 
@@ -128,7 +130,7 @@ def evaluate(
     planned = plan_evaluations(config, hashed, sources)
     if arms:
         finished = only_deployed(plan(config, arms, seeds, sources))
-        _check_finished(finished, Store(config.store))
+        _check_finished(finished, config)
         planned = Plan(planned.specs | finished.specs, planned.arms | finished.arms)
     return Prepared(config, planned, sources)
 
@@ -144,13 +146,14 @@ def prune(recipes: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]
     return Store(stores.pop()), {fingerprint for each in plans for fingerprint in each.specs}
 
 
-def _check_finished(planned: Plan, store: Store) -> None:
+def _check_finished(planned: Plan, config: Config) -> None:
+    why = reasons(planned, Store(config.store), open_mirror(config))
+    missing = [f for f, spec in planned.specs.items() if why[f] not in FINISHED and spec.kind != "base"]
     for name, seeds in planned.arms.items():
         for seed, arm in seeds.items():
-            missing = [planned.specs[f].id for f in arm.stages if store.result(planned.specs[f]) is None]
-            if missing:
+            if named := [planned.specs[f].id for f in arm.stages if f in missing]:
                 raise CheckpointError(
-                    f"arms = {name!r}, seed {seed}: not finished under {store.root} (missing: {', '.join(missing)}); "
+                    f"arms = {name!r}, seed {seed}: not finished under {config.store} (missing: {', '.join(named)}); "
                     f"train it first, with the same recipe and settings: python -m flows --arms {name} --seeds {seed}"
                 )
 

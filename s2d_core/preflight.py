@@ -1,4 +1,4 @@
-"""What can be known to go wrong before training starts: models, tokenizers, data, answers, disk and memory.
+"""What can be known to go wrong before training starts: models, tokenizers, data, answers, disk, memory and the mirror.
 
 Returns the content hashes of external inputs, which enter the fingerprints. The cluster is checked on launching.
 """
@@ -19,6 +19,7 @@ from s2d_core.data.loaders import load_problems
 from s2d_core.data.problems import Problem
 from s2d_core.data.tokens import check_chat, check_tokenizers, encode_prompts
 from s2d_core.errors import DataError, ResourceError
+from s2d_core.mirror import open_mirror
 from s2d_core.plan import Plan, plan
 from s2d_core.resources.estimate import check_fits, estimates, remedy
 from s2d_core.resources.jobs import base_geometry
@@ -40,6 +41,8 @@ def preflight(config: Config, arms: Sequence[str] | None = None) -> dict[str, st
     """
     planned = plan(config, arms, seeds=[0]) if arms or arms is None else Plan()
     check_fits(config, planned)
+    if mirror := open_mirror(config):
+        mirror.check()
     sources, _ = _check_inputs(config)
     _check_machine(config, planned)
     return sources

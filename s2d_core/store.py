@@ -22,7 +22,11 @@ FORMAT = 1
 DISTANCE = "distance.json"  # what an evaluation leaves besides its samples: distance to the teacher by position
 STARTED = "started"  # a file of this name in its directory says that a stage has what it needs and runs
 ROLLOUTS = "rollouts"  # folder of sampled sequences: a stage's own, and beside the stages those that stages share
+AHEAD = "ahead"  # folder of the batches that were sampled ahead of a checkpoint
+CHECKPOINTS = "checkpoints"  # folder of a stage's own, which its result does not need
 CANCEL = "cancel"  # a file of this name in its directory asks a running stage to stop
+RESULTS = ("model", "dataset", "dropped.jsonl", "samples.jsonl", "metrics.jsonl", DISTANCE)  # sizes in the manifest
+RECORDS = ("spec.json", "ledger.jsonl", "stage.log")
 
 
 class Store:
@@ -99,11 +103,26 @@ class Store:
     def commit(self, spec: StageSpec, result: StageResult) -> None:
         """Publish ``result``; from here on the stage is finished."""
         directory = self.dir(spec)
-        kept = ("model", "dataset", "dropped.jsonl", "samples.jsonl", "metrics.jsonl", DISTANCE)
-        files = [path for name in kept for path in _files(directory / name)]
-        sizes = {str(path.relative_to(directory)): path.stat().st_size for path in sorted(files)}
+        sizes = {str(path.relative_to(directory)): path.stat().st_size for path in _files(directory, *RESULTS)}
         result = result.model_copy(update={"sizes": sizes})
         write_json(directory / "manifest.json", {"format": FORMAT, "result": result.model_dump(mode="json")})
+
+    def to_copy(self, spec: StageSpec) -> list[Path]:
+        """Files that say all of a finished stage, or that an unfinished one needs to go on from its newest checkpoint.
+
+        None of a stage that is neither.
+        """
+        directory = self.dir(spec)
+        if self.result(spec) is not None:
+            return _files(directory, *RESULTS, *RECORDS, "manifest.json")
+        newest = checkpoints(directory / CHECKPOINTS)[-1:]
+        files = _files(directory, *newest, "metrics.jsonl", *RECORDS, ROLLOUTS, AHEAD)
+        return files if newest and newest[0].exists() else []  # a newer one may have taken its place meanwhile
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(directory.glob("step_*"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -122,8 +141,10 @@ def whole(path: Path) -> Iterator[Path]:
     partial.rename(path)
 
 
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+def _files(directory: Path, *names: str | Path) -> list[Path]:
+    """Files of these names, and those in folders of these names, under ``directory``; sorted."""
+    paths = [path for name in names for path in (directory / name, *(directory / name).rglob("*"))]
+    return sorted(path for path in paths if path.is_file())
 
 
 def _size(path: Path) -> int | None:

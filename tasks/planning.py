@@ -6,6 +6,7 @@ from typing import Any
 
 from s2d_core.config.checks import label_count
 from s2d_core.config.schema import Config
+from s2d_core.mirror import Mirror
 from s2d_core.plan import Plan
 from s2d_core.recipe import spends_labels
 from s2d_core.resources.estimate import estimates
@@ -14,14 +15,18 @@ from s2d_core.store import Store
 from tasks.reasons import reason_to_run
 
 CACHED = "cached"
+MIRRORED = "in the mirror"
+FINISHED = (CACHED, MIRRORED)
 
 
-def reasons(plan: Plan, store: Store) -> dict[str, str]:
-    """Fingerprint → ``cached``, or why the stage must run."""
+def reasons(plan: Plan, store: Store, mirror: Mirror | None = None) -> dict[str, str]:
+    """Fingerprint → ``cached``, ``in the mirror``, or why the stage must run."""
+    copied = mirror.finished([spec for spec in plan.specs.values() if store.result(spec) is None]) if mirror else ()
     found: dict[str, str] = {}
     for fingerprint, spec in plan.specs.items():
-        running = [plan.specs[parent].name for parent in dict.fromkeys(spec.inputs.values()) if found[parent] != CACHED]
-        found[fingerprint] = reason_to_run(spec, store, running) or CACHED
+        parents = dict.fromkeys(spec.inputs.values())
+        running = [plan.specs[parent].name for parent in parents if found[parent] not in FINISHED]
+        found[fingerprint] = MIRRORED if fingerprint in copied else reason_to_run(spec, store, running) or CACHED
     return found
 
 
@@ -45,14 +50,14 @@ def labels(spec: StageSpec, config: Config) -> int:
 def describe(plan: Plan, config: Config, why: Mapping[str, str]) -> str:
     """The plan as text: one line a stage, parents first; where the recipe names its hardware, also what each needs."""
     needs = estimates(config, plan) if config.hardware else {}
-    running = [fingerprint for fingerprint, reason in why.items() if reason != CACHED]
+    running = [fingerprint for fingerprint, reason in why.items() if reason not in FINISHED]
     named = titles(plan)
     lines = [
         f"plan: {config.name}, {len(plan.arms)} arms, {len(next(iter(plan.arms.values())))} seeds, "
         f"{len(plan.specs)} distinct stages, {len(plan.specs) - len(running)} cached, {len(running)} to run"
     ]
     for fingerprint, spec in plan.specs.items():
-        parts = [f"  {'·' if why[fingerprint] == 'cached' else '▶'} {named[fingerprint]:<46} {fingerprint}"]
+        parts = [f"  {'·' if why[fingerprint] in FINISHED else '▶'} {named[fingerprint]:<46} {fingerprint}"]
         if count := labels(spec, config):
             parts.append(f"{count} labels")
         if tokens := estimated_tokens(spec):

@@ -23,7 +23,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from s2d_core.spec import StageSpec
-from s2d_core.store import Store
+from s2d_core.store import CHECKPOINTS, Store
 from tasks.locks import exclusive
 
 DAY_S = 86_400.0
@@ -129,7 +129,7 @@ def _spec(directory: Path) -> StageSpec | None:
 
 def _is_spent(folder: Path) -> bool:
     """Checkpoints of a finished stage, or what is left of them."""
-    return folder.name == "checkpoints" or folder.name.endswith(REMOVED)
+    return folder.name == CHECKPOINTS or folder.name.endswith(REMOVED)
 
 
 def _folders(store: Store, parent: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from s2d_core.errors import ResourceError, S2DError, StageError
 from s2d_core.launch import Handle, launch
 from s2d_core.launch.cluster import stage_resources
 from s2d_core.launch.head import Head
+from s2d_core.mirror import Mirror, open_mirror
 from s2d_core.plan import Plan
 from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
@@ -50,10 +51,11 @@ class Runner:
         self.specs: dict[str, StageSpec] = {}
         self.titles: dict[str, str] = {}
         self.priorities: dict[str, float] = {}
-        self.store, self.slots = Store(config.store), Slots(parallel)
+        self.store, self.mirror, self.slots = Store(config.store), open_mirror(config), Slots(parallel)
         self.tell: Listener = listener or (lambda spec, done, steps, state: None)
         self.head = Head(config.launch)
         self.cached: set[str] = set()
+        self._not_copied: list[str] = []
         self._stopped = threading.Event()
         self._running: set[str] = set()
         self._ended = threading.Condition()
@@ -78,7 +80,10 @@ class Runner:
         return list(dict.fromkeys([*spec.inputs.values(), *measured]))
 
     def run(self, spec: StageSpec) -> StageResult:
-        """The stage's result: at once if it is finished, else by running it. Raises the S2DError that ended it."""
+        """The stage's result: from the store, else from the mirror, else by running it.
+
+        Raises the S2DError that ended it.
+        """
         self._go_on()
         lock = self.store.stages / f"{spec.id}.lock"
         if self.store.result(spec) is None:
@@ -88,7 +93,18 @@ class Runner:
             slot = nullcontext()
         # The lock also when it is finished: whoever finished it may still be telling MLflow.
         with slot, exclusive(lock, self._go_on):
-            return self._finished(spec) or self._tracked(spec)
+            if self.mirror:
+                self.mirror.fetch(spec, self._stopped)
+            result = self._finished(spec) or self._tracked(spec)
+        if self.mirror:
+            with exclusive(lock, self._go_on):  # not in the slot: copying needs no device
+                self._copy(spec, self.mirror)
+        return result
+
+    def take_not_copied(self) -> list[str]:
+        """What could not be copied to the mirror since this was last asked, in words."""
+        taken, self._not_copied = self._not_copied, []
+        return taken
 
     def _go_on(self) -> None:
         """Raises when the flow run is being stopped."""
@@ -103,13 +119,22 @@ class Runner:
             self.tell(spec, 1, 1, "cached")
         return result
 
+    def _copy(self, spec: StageSpec, mirror: Mirror) -> None:
+        """The stage is finished, so others may go on from it whatever becomes of its copy."""
+        try:
+            mirror.send(spec, self._stopped)
+        except ResourceError as error:
+            get_run_logger().warning("%s", error)
+            self._not_copied.append(f"{error}; run again to copy what is missing")
+
     def _tracked(self, spec: StageSpec) -> StageResult:
         """``_execute``, known to ``stop`` as long as it lasts."""
         with self._ended:
             self._running.add(spec.id)
         try:
             self._go_on()
-            return self._execute(spec)
+            with self.mirror.following(spec) if self.mirror else nullcontext():
+                return self._execute(spec)
         finally:
             with self._ended:
                 self._running.discard(spec.id)

@@ -6,8 +6,9 @@ Nothing reads environment variables or files for settings after that, secrets as
 """
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from s2d_core.config.base import Positive, Strict
 from s2d_core.config.inputs import DataConfig, ModelsConfig
@@ -161,6 +162,9 @@ class Config(Strict):
 
     name: str
     store: str = "runs"
+    # s3://bucket/prefix, gs://bucket/prefix or file:///folder: keeps a copy of every finished stage, and of the newest
+    # checkpoint of those that run (s2d_core/mirror.py). Credentials come from the environment.
+    mirror: str | None = None
     models: ModelsConfig
     data: DataConfig
     label_budget: Positive | None = None  # None: labelled + held_out
@@ -181,3 +185,19 @@ class Config(Strict):
     # How many learning rates were tried for each stage of an arm, where that was kept count of (flow ``tune`` does).
     # A recipe whose world is another than that of the recipe it extends sets it to null.
     learning_rate_trials: dict[str, Positive] | None = None
+
+    @field_validator("mirror")
+    @classmethod
+    def _an_address(cls, uri: str | None) -> str | None:
+        if uri is None:
+            return None
+        found = urlsplit(uri)
+        if "@" in found.netloc:
+            raise ValueError("credentials in an address end in logs and reports; leave them to the environment")
+        on_disk = found.scheme == "file" and not found.netloc and found.path.startswith("/")
+        in_bucket = found.scheme in ("s3", "gs") and found.netloc
+        if not (on_disk or in_bucket):
+            raise ValueError(
+                "not an address of a mirror; give s3://bucket/prefix, gs://bucket/prefix or file:///folder"
+            )
+        return uri

@@ -17,7 +17,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from transformers import PreTrainedTokenizerBase
 
-from s2d_core.store import write_json
+from s2d_core.store import checkpoints, write_json
 from s2d_core.training import parallel
 from s2d_core.training.policy import Policy
 
@@ -79,12 +79,9 @@ class _Writer(dcp.FileSystemWriter):
         write_json(self.partial / "cursor.json", {"step": self.step})
         self.partial.rename(self.final)
         for old in checkpoints(self.final.parent)[: -self.keep]:
-            shutil.rmtree(old)
-
-
-def checkpoints(directory: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    return sorted(directory.glob("step_*"))
+            old.rename(old.with_name(f".{old.name}.old"))  # it may be being copied: what has the name stays whole
+        for leftover in self.final.parent.glob(".step_*"):
+            shutil.rmtree(leftover)
 
 
 def restore(directory: Path, policy: Policy, optimiser: torch.optim.Optimizer) -> int:

@@ -22,6 +22,7 @@ from s2d_core.errors import StageError
 from s2d_core.losses import token_weights
 from s2d_core.losses.normalisation import Normalisation
 from s2d_core.spec import StageResult
+from s2d_core.store import CHECKPOINTS
 from s2d_core.training import checkpoint, parallel
 from s2d_core.training.context import Context, MetricsLog, Stopwatch
 from s2d_core.training.objectives import Mixed, Objective, PolicyGradient
@@ -39,7 +40,7 @@ def train(context: Context, stage: TrainedStage, policy: Policy, source: Source,
     Leaves checkpoints and metrics in the stage directory; the caller exports and commits.
     """
     optimiser = make_optimiser(policy.parameters(), stage.optimiser)
-    folder = context.directory / "checkpoints"
+    folder = context.directory / CHECKPOINTS
     start = checkpoint.restore(folder, policy, optimiser)
     saver = context.opened.enter_context(closing(checkpoint.Saver(folder, context.training.checkpoints_kept)))
     log = MetricsLog(context.directory / "metrics.jsonl", start) if parallel.rank() == 0 else None

@@ -25,7 +25,7 @@ from s2d_core.rollouts.files import generate_stored, shard_size
 from s2d_core.rollouts.on_demand import OnDemand
 from s2d_core.rollouts.types import Engine, NamedWeights, Request, Rollout, Sampling
 from s2d_core.spec import StageSpec, fingerprint
-from s2d_core.store import ROLLOUTS
+from s2d_core.store import AHEAD, ROLLOUTS
 from s2d_core.training import parallel
 from s2d_core.training.context import Context, Stopwatch, stable_seed
 from s2d_core.training.overlap import Overlap
@@ -33,8 +33,6 @@ from s2d_core.training.packing import Example
 from s2d_core.training.prompts import PromptStream
 from s2d_core.training.teacher_cache import TeacherTopK
 from s2d_core.training.verified import ScoredGroup, VerifierSignal, add, example, refill
-
-AHEAD = "ahead"  # folder of the batches that were sampled ahead of a checkpoint
 
 
 @dataclass
