@@ -49,7 +49,9 @@ def training_job(config: Config, plan: Plan, spec: StageSpec) -> Training:
 def engine(config: Config, plan: Plan, spec: StageSpec, sequences: int) -> Engine:
     """What samples ``sequences`` for the stage, all at once if they are not too many."""
     rows = min(config.rollouts.batch_size, sequences)
-    return Engine(actor(plan, spec), rows, longest(config, spec), rows if config.rollouts.engine == "torch" else 1)
+    vllm = config.rollouts.engine == "vllm"
+    sleeps = vllm and config.training.gpus_per_worker > 0 and not spec.settings.get("staleness")
+    return Engine(actor(plan, spec), rows, longest(config, spec), 1 if vllm else rows, sleeps)
 
 
 def actor(plan: Plan, spec: StageSpec) -> Geometry:

@@ -3,7 +3,7 @@
 What is always there: the trained model's weights and AdamW's moments, frozen models, an engine that lives in this
 process. What comes and goes is counted at these moments of a step, for one full micro-batch:
 
-    sample      the engine's KV cache and logits
+    sample      the engine's KV cache and logits; and its weights, if it sleeps at all other moments
     teacher     a frozen model reads the micro-batch
     loss        the policy has read it: saved activations, and logits of a chunk (``losses/chunking.py``)
     head        the head's gradient, which the losses keep in float32, is scaled and cast
@@ -62,13 +62,15 @@ class MicroBatch:
 class Engine:
     """An engine in the training worker's own process: ``rows`` sequences of up to ``length`` tokens at once.
 
-    cached: of how many the keys and values must have room; an engine that can let sequences wait needs one.
+    cached: of how many the keys and values must have room; an engine that can let sequences wait needs one. sleeps: it
+    gives its memory up while the worker trains.
     """
 
     model: Geometry
     rows: int
     length: int
     cached: int
+    sleeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def moments(job: Training) -> dict[str, Parts]:
         "weights": (trained * precision.weights + base * precision.compute) * here,
         "optimiser": 2 * trained * here * precision.moments,
         "frozen models": sum(each.parameters for each in job.frozen) * precision.compute / job.shards,
-        "engine": job.engine.model.parameters * precision.compute if job.engine else 0.0,
+        "engine": 0.0 if job.engine is None or job.engine.sleeps else _engine_weights(job.engine, precision),
     }
     held = {"gradients": gradients if job.accumulates else 0.0}
     saved = {"activations": saved_activations(job)}
@@ -131,7 +133,7 @@ def moments(job: Training) -> dict[str, Parts]:
         reading = max(_reading(each, job.micro, precision) for each in job.frozen)
         found["teacher"] = held | {"activations": reading}
     if job.engine:
-        found["sample"] = sampling(job.engine, precision)
+        found["sample"] = {"engine": _engine_weights(job.engine, precision), **sampling(job.engine, precision)}
     gathered = {"gathered": _gathered(job)} if job.wrapped else {}
     return {name: always | parts | gathered for name, parts in found.items()}
 
@@ -220,6 +222,10 @@ def sampling(engine: Engine, precision: Precision) -> Parts:
     model = engine.model
     cache = engine.cached * engine.length * 2 * model.keys * precision.compute * (model.layers + 1)
     return {"KV cache": cache, "logits": engine.rows * model.vocab * (3 * FLOAT32 + 2 * 8)}
+
+
+def _engine_weights(engine: Engine, precision: Precision) -> float:
+    return float(engine.model.parameters * precision.compute)
 
 
 def _gathered(job: Training) -> float:

@@ -89,10 +89,9 @@ def _rollout_source(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Source:
     encoded = encode(tokenizer, problems)
-    actor = _engine(context, "teacher" if row.actor == "teacher" else "policy", stage, tokenizer, encoded)
-    engine = context.opened.enter_context(closing(actor))
     if row.actor == "teacher":
-        return _teacher_rollouts(context, stage, row, engine, problems, tokenizer, encoded)
+        return _teacher_rollouts(context, stage, row, problems, tokenizer, encoded)
+    engine = context.opened.enter_context(closing(_engine(context, "policy", stage, tokenizer, encoded)))
     scorer = None
     if isinstance(stage, SparseStage):
         scorer = VerifierSignal(stage, _grader(context, tokenizer))
@@ -104,7 +103,6 @@ def _teacher_rollouts(
     context: Context,
     stage: RolloutStage,
     row: Row,
-    engine: Engine,
     problems: list[Problem],
     tokenizer: PreTrainedTokenizerBase,
     encoded: dict[str, tuple[int, ...]],
@@ -133,6 +131,8 @@ def _teacher_rollouts(
     curate = verified if grader and (trek or row.signal == "verifier") else None
     if grader and curate:
         grader.charge(stream.used(stage.steps), step=BEFORE)
+    # Not before the student's engine has left: there is room for one.
+    engine = context.opened.enter_context(closing(_engine(context, "teacher", stage, tokenizer, encoded)))
     return TeacherRollouts(context, stage, engine, stream, encoded, curate, weights)
 
 

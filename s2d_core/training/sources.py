@@ -94,6 +94,12 @@ class PolicyRollouts(Source):
             self.overlap = context.opened.enter_context(closing(overlap))
 
     def batch(self, step: int, clock: Stopwatch) -> Batch:
+        batch = self._batch(step, clock)
+        if not self.overlap:
+            self.engine.sleep()
+        return batch
+
+    def _batch(self, step: int, clock: Stopwatch) -> Batch:
         problems = self.prompts.batch(step)
         if self.scorer:
             self.scorer.grader.charge(problems, step)
@@ -176,6 +182,7 @@ class TeacherRollouts(Source):
         if not self.stored:
             with clock("sample"):
                 self.stored = self._sample()
+                self.engine.sleep()
         mine = share(self.prompts.batch(step))
         groups = [self.stored[problem.id] for problem in mine]
         sums = rollout_sums(groups)
