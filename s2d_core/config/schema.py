@@ -27,7 +27,7 @@ class EvaluationConfig(Strict):
 
 
 class RolloutsConfig(WorkersConfig):
-    """Where rollouts come from: ``workers`` for each training worker. 0: the engine lives inside that one."""
+    """Where rollouts come from: ``workers`` engines for all training workers together. 0: one inside each of them."""
 
     engine: Literal["torch", "vllm"] = "torch"
     workers: int = Field(0, ge=0)

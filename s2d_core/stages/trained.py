@@ -24,7 +24,6 @@ from s2d_core.data.problems import Problem
 from s2d_core.data.slices import slice_range
 from s2d_core.data.tokens import encode_prompts
 from s2d_core.recipe import STAGES, Row, spends_labels
-from s2d_core.rollouts import make_engine
 from s2d_core.rollouts.types import Engine, Request, Rollout
 from s2d_core.spec import StageResult
 from s2d_core.training import checkpoint, parallel
@@ -35,6 +34,7 @@ from s2d_core.training.lora import adapt
 from s2d_core.training.objectives import Divergence, Mixed, NextToken, Objective, PolicyGradient
 from s2d_core.training.policy import Policy, load_model
 from s2d_core.training.prompts import PromptStream
+from s2d_core.training.shared_engine import open_engine
 from s2d_core.training.sources import Corpus, PolicyRollouts, Source, TeacherRollouts, sampling
 from s2d_core.training.verified import Grader, VerifierSignal
 
@@ -143,13 +143,8 @@ def _engine(
     tokenizer: PreTrainedTokenizerBase,
     encoded: dict[str, tuple[int, ...]],
 ) -> Engine:
-    return make_engine(
-        context.model_path(role),
-        context.rollouts.model_copy(update={"engine": context.spec.settings["engine"]}),
-        eos_token_id=tokenizer.eos_token_id,
-        dtype=context.spec.settings["dtype"],
-        max_length=max(map(len, encoded.values())) + stage.sampling.max_tokens,
-    )
+    length = max(map(len, encoded.values())) + stage.sampling.max_tokens
+    return open_engine(context, role, eos_token_id=tokenizer.eos_token_id, max_length=length)
 
 
 def _grader(context: Context, tokenizer: PreTrainedTokenizerBase) -> Grader:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from s2d_core.config.stages import RolloutStage, SamplingConfig
 from s2d_core.data.problems import Problem
 from s2d_core.errors import StageError
-from s2d_core.rollouts.files import generate_stored, shard_size
+from s2d_core.rollouts.files import shard_size
 from s2d_core.rollouts.types import Engine, NamedWeights, Request, Rollout, Sampling
 from s2d_core.spec import StageSpec, fingerprint
 from s2d_core.store import ROLLOUTS
@@ -30,6 +30,7 @@ from s2d_core.training.context import Context, Stopwatch, stable_seed
 from s2d_core.training.overlap import Overlap
 from s2d_core.training.packing import Example
 from s2d_core.training.prompts import PromptStream
+from s2d_core.training.shared_engine import generate_all
 from s2d_core.training.verified import ScoredGroup, VerifierSignal, add, example, refill
 
 AHEAD = "ahead"  # folder of the batches that were sampled ahead of a checkpoint
@@ -136,10 +137,10 @@ class PolicyRollouts(Source):
         assert self.scorer is not None
         self.scorer.grader.charge(problems, step)
         mine = share(problems)
+        with clock("sample"):  # by a rank without any, too: the engine may be shared
+            groups = self._sample(requests(self.context, mine, self.encoded, step))
         if not mine:
             return []
-        with clock("sample"):
-            groups = self._sample(requests(self.context, mine, self.encoded, step))
         add(sums, rollout_sums(groups) | {"refilled_groups": float(len(groups))})
         with clock("score"):
             return self.scorer.score(mine, groups, sums)
@@ -198,7 +199,7 @@ class TeacherRollouts(Source):
     def _sample(self) -> dict[str, list[Rollout]]:
         mine = share(self.prompts.used(self.stage.steps))
         n = self.stage.group_size
-        groups = generate_stored(
+        groups = generate_all(
             self.engine,
             self._requests(mine),
             sampling(self.stage.sampling, n),
