@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from ranks import on_ranks
+from ranks import with_another
 from tiny_geometries import model
 
 from s2d_core.config.schema import RolloutsConfig
@@ -32,12 +32,8 @@ def engine(root, **config):
     return make_engine(root / "model", RolloutsConfig(**config), eos_token_id=2, dtype="float32", max_length=64)
 
 
-def what_two_do(root, address) -> None:
+def what_two_do(root) -> None:
     """Leaves what each rank was given in ``root``."""
-    import ray
-
-    if parallel.rank() == 0:
-        ray.init(address=address, log_to_driver=False)
     shared = SharedEngine(partial(engine, root, workers=2, max_restarts=1, cpus_per_worker=0.5))
     given = {}
 
@@ -77,10 +73,8 @@ def root(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("shared")
     model("qwen3", 0).save_pretrained(root / "model")
-    context = ray.init(
-        address="local", num_cpus=1, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False
-    )
-    on_ranks(2, what_two_do, root, context.address_info["address"])
+    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+    with_another(what_two_do, root)
     ray.shutdown()
     return root
 
