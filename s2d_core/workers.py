@@ -32,8 +32,8 @@ def with_own(shared: WorkersConfig, own: OwnWorkers) -> dict[str, Any]:
 
 
 def reserved(training: TrainingConfig, rollouts: RolloutsConfig) -> dict[str, float]:
-    """What a stage takes in all: its training workers, and the rollout workers of each."""
+    """What a stage takes in all: its training workers and its rollout workers."""
     total: Counter[str] = Counter()
-    for each, count in ((training, training.workers), (rollouts, training.workers * rollouts.workers)):
+    for each, count in ((training, training.workers), (rollouts, rollouts.workers)):
         total.update({name: count * amount for name, amount in each.reserved.items()})  # type: ignore[arg-type]
     return dict(total)

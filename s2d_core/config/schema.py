@@ -28,12 +28,14 @@ class EvaluationConfig(Strict):
 
 
 class RolloutsConfig(WorkersConfig):
-    """Where rollouts come from: ``workers`` for each training worker. 0: the engine lives inside that one."""
+    """Where rollouts come from: ``workers`` engines for all training workers together. 0: one inside each of them."""
 
     engine: Literal["torch", "vllm"] = "torch"
     workers: int = Field(0, ge=0)
     batch_size: Positive = 512  # sequences sampled at once by one engine
     tensor_parallel: Positive = 1  # devices that hold one vLLM engine's model together
+    # Of a GPU's memory, what a vLLM engine takes on it: also in the training worker, where it must leave the rest.
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     timeout_s: float = Field(600.0, gt=0)
     sync_timeout_s: float = Field(60.0, gt=0)
     max_restarts: int = Field(3, ge=0)

@@ -61,7 +61,7 @@ def dashboard(launch: LaunchConfig) -> str | None:
 
 
 def stage_resources(spec: StageSpec) -> dict[str, float]:
-    """What a stage takes: its training workers and their rollout workers."""
+    """What a stage takes: its training workers and its rollout workers."""
     execution = spec.execution
     return reserved(TrainingConfig(**execution["training"]), RolloutsConfig(**execution["rollouts"]))
 

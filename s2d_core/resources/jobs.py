@@ -51,8 +51,10 @@ def training_job(config: Config, plan: Plan, spec: StageSpec) -> Training:
 def engine(config: Config, plan: Plan, spec: StageSpec, sequences: int) -> Engine:
     """What samples ``sequences`` for the stage, all at once if they are not too many."""
     rows = min(config.rollouts.batch_size, sequences)
-    cached = rows if config.rollouts.engine == "torch" else 1
-    return Engine(actor(plan, spec), rows, longest(config, spec), cached, leaves=_is_sampled_once(spec))
+    vllm = config.rollouts.engine == "vllm"
+    sleeps = vllm and config.training.gpus_per_worker > 0 and not spec.settings.get("staleness")
+    leaves = sleeps or _is_sampled_once(spec)
+    return Engine(actor(plan, spec), rows, longest(config, spec), 1 if vllm else rows, leaves)
 
 
 def actor(plan: Plan, spec: StageSpec) -> Geometry:

@@ -3,7 +3,7 @@
 What is always there: the trained model's weights and AdamW's moments, frozen models, an engine that lives in this
 process and samples in every step. What comes and goes is counted at these moments of a step, for one full micro-batch:
 
-    sample      the engine's KV cache and logits
+    sample      the engine's KV cache and logits; and its weights, if it sleeps at all other moments
     teacher     a frozen model reads the micro-batch
     store       the logits of a frozen model whose likeliest tokens are stored
     loss        the policy has read it: saved activations, and logits of a chunk (``losses/chunking.py``)
@@ -68,7 +68,7 @@ class Engine:
     """An engine in the training worker's own process: ``rows`` sequences of up to ``length`` tokens at once.
 
     cached: of how many the keys and values must have room; an engine that can let sequences wait needs one. leaves: it
-    samples before the first update and is then gone.
+    gives its memory up while the worker trains, asleep or gone.
     """
 
     model: Geometry
@@ -123,7 +123,7 @@ def moments(job: Training) -> dict[str, Parts]:
         "weights": (trained * precision.weights + base * precision.compute) * here,
         "optimiser": 2 * trained * here * precision.moments,
         "frozen models": sum(each.parameters for each in job.frozen) * precision.compute / job.shards,
-        "engine": job.engine.model.parameters * precision.compute if job.engine and not job.engine.leaves else 0.0,
+        "engine": 0.0 if job.engine is None or job.engine.leaves else _engine_weights(job.engine, precision),
     }
     held = {"gradients": gradients if job.accumulates else 0.0}
     saved = {"activations": saved_activations(job)}
@@ -142,7 +142,7 @@ def moments(job: Training) -> dict[str, Parts]:
     if job.ahead:
         found |= _ahead(job, job.ahead)
     if job.engine:
-        found["sample"] = {"engine": job.engine.model.parameters * precision.compute} | sampling(job.engine, precision)
+        found["sample"] = {"engine": _engine_weights(job.engine, precision), **sampling(job.engine, precision)}
     gathered = {"gathered": _gathered(job)} if job.wrapped else {}
     return {name: always | parts | gathered for name, parts in found.items()}
 
@@ -244,6 +244,10 @@ def sampling(engine: Engine, precision: Precision) -> Parts:
     model = engine.model
     cache = engine.cached * engine.length * 2 * model.keys * precision.compute * (model.layers + 1)
     return {"KV cache": cache, "logits": engine.rows * model.vocab * (3 * FLOAT32 + 2 * 8)}
+
+
+def _engine_weights(engine: Engine, precision: Precision) -> float:
+    return float(engine.model.parameters * precision.compute)
 
 
 def _gathered(job: Training) -> float:

@@ -18,6 +18,8 @@ def make_engine(path: Path, config: RolloutsConfig, *, eos_token_id: int, dtype:
         max_length=max_length,
         batch_size=config.batch_size,
         tensor_parallel=config.tensor_parallel,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        shares_device=config.workers == 0,
     )
     if config.workers == 0:
         return factory()
@@ -36,7 +38,16 @@ def make_engine(path: Path, config: RolloutsConfig, *, eos_token_id: int, dtype:
 
 
 def _local_engine(
-    path: str, kind: str, *, eos_token_id: int, dtype: str, max_length: int, batch_size: int, tensor_parallel: int
+    path: str,
+    kind: str,
+    *,
+    eos_token_id: int,
+    dtype: str,
+    max_length: int,
+    batch_size: int,
+    tensor_parallel: int,
+    gpu_memory_utilization: float,
+    shares_device: bool,
 ) -> Engine:
     if kind == "vllm":
         from s2d_core.rollouts.vllm_engine import VLLMEngine
@@ -48,6 +59,8 @@ def _local_engine(
             dtype=dtype,
             batch_size=batch_size,
             tensor_parallel=tensor_parallel,
+            gpu_memory_utilization=gpu_memory_utilization,
+            shares_device=shares_device,
         )
     import torch
     from transformers import AutoModelForCausalLM

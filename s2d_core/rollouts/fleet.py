@@ -101,6 +101,9 @@ class Fleet:
         for reference, worker in pending.items():
             self._synced(worker, reference, deadline)
 
+    def sleep(self) -> None:
+        """Nothing: the actors share their devices with nobody."""
+
     def close(self) -> None:
         """End the actors."""
         for actor in self._actors:

@@ -20,6 +20,11 @@ class OnDemand:
         """See ``Engine.load_weights``."""
         self._started().load_weights(weights)
 
+    def sleep(self) -> None:
+        """See ``Engine.sleep``."""
+        if self._engine is not None:
+            self._engine.sleep()
+
     def close(self) -> None:
         """See ``Engine.close``; the engine's own memory is free too when nobody else holds it."""
         if self._engine is not None:

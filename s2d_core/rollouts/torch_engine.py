@@ -69,6 +69,9 @@ class TorchEngine:
                 "load all of them at once"
             )
 
+    def sleep(self) -> None:
+        """Nothing: the model may be the one that is being trained."""
+
     def close(self) -> None:
         """Nothing outlives the object."""
 

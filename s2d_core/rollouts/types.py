@@ -61,6 +61,10 @@ class Engine(Protocol):
         """Replace the model's weights, in memory, and forget every cached prefix."""
         ...
 
+    def sleep(self) -> None:
+        """Give up a shared device's memory, weights included: ``load_weights`` comes before the next ``generate``."""
+        ...
+
     def close(self) -> None:
         """Free the engine's memory and processes."""
         ...

@@ -34,13 +34,18 @@ class VLLMEngine:
         dtype: str,
         batch_size: int,
         tensor_parallel: int = 1,
+        gpu_memory_utilization: float = 0.9,
+        shares_device: bool = False,
     ) -> None:
         """``max_length``: prompt and completion tokens of the longest sequence. ``tensor_parallel``: processes, each on
-        a device of its own, that hold the model together."""
+        a device of its own, that hold the model together. ``gpu_memory_utilization``: of each GPU's memory, what the
+        engine takes; without GPUs ``ENVIRONMENT`` says how much. ``shares_device``: with a trainer in this process, to which
+        ``sleep`` leaves the memory; one such engine at a time."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import LLM
 
+        self._sleeps = shares_device and torch.cuda.is_available()  # vLLM's CPU backend cannot
         self._llm: Any = LLM(
             path,
             dtype=dtype,  # type: ignore[arg-type]
@@ -58,6 +63,8 @@ class VLLMEngine:
             tensor_parallel_size=tensor_parallel,
             # Inside a Ray actor vLLM would look for a placement group; the actor has its devices already.
             distributed_executor_backend="mp" if tensor_parallel > 1 else None,
+            enable_sleep_mode=self._sleeps,
+            **({"gpu_memory_utilization": gpu_memory_utilization} if torch.cuda.is_available() else {}),
         )
         self.eos_token_id = eos_token_id
         self._tied = bool(self._llm.llm_engine.model_config.hf_config.tie_word_embeddings)
@@ -111,13 +118,26 @@ class VLLMEngine:
         return found
 
     def load_weights(self, weights: NamedWeights) -> None:
-        """Reload every parameter from memory and forget cached prefixes, which the old weights computed."""
+        """Reload every parameter from memory and forget cached prefixes, which the old weights computed.
+
+        Wakes a sleeping engine; the KV cache last, when the weights' own buffers are free again.
+        """
         named = {name: value.detach().cpu() for name, value in weights}
         if self._tied:
             # The CPU backend keeps a repacked head of its own, which a tied model's parameters do not name.
             named["lm_head.weight"] = named["model.embed_tokens.weight"]
+        asleep = self._llm.llm_engine.is_sleeping()
+        if asleep:
+            self._llm.wake_up(["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(named.items()))})
         self._llm.reset_prefix_cache()
+        if asleep:
+            self._llm.wake_up(["kv_cache"])
+
+    def sleep(self) -> None:
+        """See ``Engine.sleep``. Level 2 of vLLM: what is loaded next need not be kept in the host's memory."""
+        if self._sleeps:
+            self._llm.sleep(level=2)
 
     def close(self) -> None:
         """Shut the engine down; its memory is free when this returns."""

@@ -21,8 +21,7 @@ from s2d_core.data.problems import Problem
 from s2d_core.evaluation.metrics import accuracy_metrics
 from s2d_core.rewards.boxes import last_box
 from s2d_core.rewards.verifier import Verdict, Verifier
-from s2d_core.rollouts import make_engine
-from s2d_core.rollouts.files import generate_stored, shard_size
+from s2d_core.rollouts.files import shard_size
 from s2d_core.rollouts.types import Request, Rollout
 from s2d_core.spec import StageResult
 from s2d_core.stages.distance import distance
@@ -30,7 +29,8 @@ from s2d_core.stages.trained import decode, encode, load_tokenizer
 from s2d_core.store import DISTANCE, ROLLOUTS, write_json
 from s2d_core.training import parallel
 from s2d_core.training.context import Context, stable_seed
-from s2d_core.training.sources import sampling
+from s2d_core.training.shared_engine import generate_all, open_engine
+from s2d_core.training.sources import sampling, share
 
 EXTRA_SETTINGS = ("engine", "dtype", "measures")
 Row = dict[str, Any]  # one line of samples.jsonl
@@ -43,8 +43,7 @@ def evaluate(context: Context) -> StageResult:
     config = EvaluationConfig.model_validate({k: v for k, v in settings.items() if k not in EXTRA_SETTINGS})
     directory, _ = context.parent("data")
     problems = read_split(directory / "dataset", config.split)
-    mine = problems[parallel.rank() :: parallel.world_size()]
-    groups = _sample(context, config, mine)
+    mine, groups = share(problems), _sample(context, config, problems)
     rows = [row for share in parallel.gather(_grade(context, mine, groups)) for row in share]
     order = {problem.id: index for index, problem in enumerate(problems)}
     rows.sort(key=lambda row: (order[row["problem_id"]], row["sample"]))
@@ -72,23 +71,18 @@ def evaluate(context: Context) -> StageResult:
 
 
 def _sample(context: Context, config: EvaluationConfig, problems: Sequence[Problem]) -> list[list[Rollout]]:
-    """For each problem its greedy completion, then ``k`` samples; a killed evaluation goes on where it was."""
+    """For each problem of this rank its greedy completion, then ``k`` samples; what a kill has left is not lost."""
     tokenizer = load_tokenizer(context)
     encoded = encode(tokenizer, problems)
-    engine = make_engine(
-        context.model_path("policy"),
-        context.rollouts.model_copy(update={"engine": context.spec.settings["engine"]}),
-        eos_token_id=tokenizer.eos_token_id,
-        dtype=context.spec.settings["dtype"],
-        max_length=max(map(len, encoded.values())) + config.sampling.max_tokens,
-    )
-    wanted = [Request(p.id, encoded[p.id], stable_seed(config.seed, p.id)) for p in problems]
+    length = max(map(len, encoded.values())) + config.sampling.max_tokens
+    engine = open_engine(context, "policy", eos_token_id=tokenizer.eos_token_id, max_length=length)
+    wanted = [Request(p.id, encoded[p.id], stable_seed(config.seed, p.id)) for p in share(problems)]
     drawn = sampling(config.sampling, config.k)
     directory = context.directory / ROLLOUTS
     with closing(engine):
         once = replace(drawn, temperature=0.0, n=1)
-        greedy = generate_stored(engine, wanted, once, directory / "greedy", shard_size(context.rollouts, 1))
-        sampled = generate_stored(engine, wanted, drawn, directory / "sampled", shard_size(context.rollouts, config.k))
+        greedy = generate_all(engine, wanted, once, directory / "greedy", shard_size(context.rollouts, 1))
+        sampled = generate_all(engine, wanted, drawn, directory / "sampled", shard_size(context.rollouts, config.k))
     return [first + rest for first, rest in zip(greedy, sampled, strict=True)]
 
 

@@ -1,6 +1,6 @@
 """Stage kind ``train``: a row of the stage table, from its parents' checkpoints to its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 
@@ -25,7 +25,6 @@ from s2d_core.data.problems import Problem
 from s2d_core.data.slices import slice_range
 from s2d_core.data.tokens import encode_prompts
 from s2d_core.recipe import STAGES, Row, spends_labels
-from s2d_core.rollouts import make_engine
 from s2d_core.rollouts.types import Engine, Request, Rollout
 from s2d_core.spec import StageResult
 from s2d_core.training import checkpoint, parallel
@@ -36,6 +35,7 @@ from s2d_core.training.lora import adapt
 from s2d_core.training.objectives import Divergence, Mixed, NextToken, Objective, PolicyGradient, StoredDivergence
 from s2d_core.training.policy import Policy, load_model
 from s2d_core.training.prompts import PromptStream
+from s2d_core.training.shared_engine import open_engine
 from s2d_core.training.sources import Corpus, PolicyRollouts, Source, TeacherRollouts, sampling
 from s2d_core.training.teacher_cache import TeacherTopK
 from s2d_core.training.verified import Grader, VerifierSignal
@@ -92,8 +92,7 @@ def _rollout_source(
 ) -> Source:
     encoded = encode(tokenizer, problems)
     if row.actor == "teacher":
-        teacher = partial(_engine, context, "teacher", stage, tokenizer, encoded)
-        return _teacher_rollouts(context, stage, row, teacher, problems, tokenizer, encoded)
+        return _teacher_rollouts(context, stage, row, problems, tokenizer, encoded)
     engine = context.opened.enter_context(closing(_engine(context, "policy", stage, tokenizer, encoded)))
     scorer = None
     if isinstance(stage, SparseStage):
@@ -106,7 +105,6 @@ def _teacher_rollouts(
     context: Context,
     stage: RolloutStage,
     row: Row,
-    engine: Callable[[], Engine],
     problems: list[Problem],
     tokenizer: PreTrainedTokenizerBase,
     encoded: dict[str, tuple[int, ...]],
@@ -136,6 +134,8 @@ def _teacher_rollouts(
     if grader and curate:
         grader.charge(stream.used(stage.steps), step=BEFORE)
     top_k = _teacher_top_k(context, stage) if isinstance(stage, WarmupStage) and stage.cache_top_k else None
+    engine = _engine(context, "teacher", stage, tokenizer, encoded, at_once=False)
+    context.opened.enter_context(closing(engine))
     return TeacherRollouts(context, stage, engine, stream, encoded, curate, weights, top_k)
 
 
@@ -151,14 +151,10 @@ def _engine(
     stage: RolloutStage,
     tokenizer: PreTrainedTokenizerBase,
     encoded: dict[str, tuple[int, ...]],
+    at_once: bool = True,
 ) -> Engine:
-    return make_engine(
-        context.model_path(role),
-        context.rollouts.model_copy(update={"engine": context.spec.settings["engine"]}),
-        eos_token_id=tokenizer.eos_token_id,
-        dtype=context.spec.settings["dtype"],
-        max_length=max(map(len, encoded.values())) + stage.sampling.max_tokens,
-    )
+    length = max(map(len, encoded.values())) + stage.sampling.max_tokens
+    return open_engine(context, role, eos_token_id=tokenizer.eos_token_id, max_length=length, at_once=at_once)
 
 
 def _grader(context: Context, tokenizer: PreTrainedTokenizerBase) -> Grader:

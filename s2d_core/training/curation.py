@@ -10,7 +10,7 @@ from s2d_core.errors import StageError
 from s2d_core.losses import chunked_logprobs
 from s2d_core.rollouts.types import Engine, Request, Rollout, Sampling
 from s2d_core.training import parallel
-from s2d_core.training.packing import pack, split_by_tokens
+from s2d_core.training.packing import IDLE, Example, pack, split_by_tokens
 from s2d_core.training.policy import Policy
 from s2d_core.training.verified import Grader, example
 
@@ -61,15 +61,25 @@ def right_ones(grader: Grader, problems: Sequence[Problem], groups: list[list[Ro
 
 @torch.no_grad()
 def nearest(policy: Policy, groups: list[list[Rollout]], count: int, token_budget: int) -> list[list[Rollout]]:
-    """Of each group, the ``count`` rollouts to which ``policy`` gives the highest mean log-probability a token."""
+    """Of each group, the ``count`` rollouts to which ``policy`` gives the highest mean log-probability a token.
+
+    Collective: ranks read equally often, as a sharded policy needs.
+    """
     rollouts = [rollout for group in groups for rollout in group]
     examples = [example(rollout) for rollout in rollouts]
     score: dict[int, float] = {}
-    for indices in split_by_tokens([len(each) for each in examples], token_budget):
-        part = [examples[index] for index in indices]
-        lengths = [len(each.completion_ids) for each in part]
-        micro = pack(part, [torch.ones(length) for length in lengths]).to(parallel.device())
-        logprobs, _ = policy(micro, lambda hidden, head, micro=micro: chunked_logprobs(hidden, head, micro.targets))
-        means = [float(each.mean()) for each in logprobs.split(lengths)]
+    split = split_by_tokens([len(each) for each in examples], token_budget)
+    for indices in split:
+        means = _mean_logprobs(policy, [examples[index] for index in indices])
         score |= {id(rollouts[index]): mean for index, mean in zip(indices, means, strict=True)}
+    for _ in range(max(parallel.gather(len(split))) - len(split)):
+        _mean_logprobs(policy, [IDLE])
     return [sorted(group, key=lambda rollout: -score[id(rollout)])[:count] for group in groups]
+
+
+@torch.no_grad()
+def _mean_logprobs(policy: Policy, examples: Sequence[Example]) -> list[float]:
+    lengths = [len(each.completion_ids) for each in examples]
+    micro = pack(examples, [torch.ones(length) for length in lengths]).to(parallel.device())
+    logprobs, _ = policy(micro, lambda hidden, head: chunked_logprobs(hidden, head, micro.targets))
+    return [float(each.mean()) for each in logprobs.split(lengths)]

@@ -34,6 +34,9 @@ class Example:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
+IDLE = Example([0], [0])  # what a rank reads while others have more: a sharded model is collective
+
+
 @dataclass
 class MicroBatch:
     """Packed sequences.

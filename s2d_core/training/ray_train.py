@@ -89,6 +89,9 @@ def _worker(config: dict[str, Any]) -> None:
     from s2d_core.run_stage import run_stage
 
     spec = StageSpec.model_validate(config["spec"])
+    recorded = Store(spec.execution["store"]).dir(spec) / ERROR
+    if parallel.rank() == 0:
+        recorded.unlink(missing_ok=True)  # when a rank dies, the others record that they lost it
 
     def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
         # The checkpoint stays where the stage wrote it; Ray only learns of it.
@@ -103,7 +106,7 @@ def _worker(config: dict[str, Any]) -> None:
     except Exception as error:
         # It would fail again: recorded for the driver instead of spending restarts on it. Restarts are for workers
         # that die. Other ranks may be waiting for this one in a collective, so only a single worker can just return.
-        write_json(Store(spec.execution["store"]).dir(spec) / ERROR, _record(error))
+        write_json(recorded, _record(error))
         if parallel.world_size() > 1:
             raise
 

@@ -12,7 +12,7 @@ Every rank makes its own share of a step's examples; groups are never split.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,7 @@ from typing import Any, Protocol
 from s2d_core.config.stages import RolloutStage, SamplingConfig
 from s2d_core.data.problems import Problem
 from s2d_core.errors import StageError
-from s2d_core.rollouts.files import generate_stored, shard_size
-from s2d_core.rollouts.on_demand import OnDemand
+from s2d_core.rollouts.files import shard_size
 from s2d_core.rollouts.types import Engine, NamedWeights, Request, Rollout, Sampling
 from s2d_core.spec import StageSpec, fingerprint
 from s2d_core.store import AHEAD, ROLLOUTS
@@ -31,6 +30,7 @@ from s2d_core.training.context import Context, Stopwatch, stable_seed
 from s2d_core.training.overlap import Overlap
 from s2d_core.training.packing import Example
 from s2d_core.training.prompts import PromptStream
+from s2d_core.training.shared_engine import generate_all
 from s2d_core.training.teacher_cache import TeacherTopK
 from s2d_core.training.verified import ScoredGroup, VerifierSignal, add, example, refill
 
@@ -94,6 +94,12 @@ class PolicyRollouts(Source):
             self.overlap = context.opened.enter_context(closing(overlap))
 
     def batch(self, step: int, clock: Stopwatch) -> Batch:
+        batch = self._batch(step, clock)
+        if not self.overlap:
+            self.engine.sleep()
+        return batch
+
+    def _batch(self, step: int, clock: Stopwatch) -> Batch:
         problems = self.prompts.batch(step)
         if self.scorer:
             self.scorer.grader.charge(problems, step)
@@ -130,10 +136,10 @@ class PolicyRollouts(Source):
         assert self.scorer is not None
         self.scorer.grader.charge(problems, step)
         mine = share(problems)
+        with clock("sample"):  # by a rank without any, too: the engine may be shared
+            groups = self._sample(requests(self.context, mine, self.encoded, step))
         if not mine:
             return []
-        with clock("sample"):
-            groups = self._sample(requests(self.context, mine, self.encoded, step))
         add(sums, rollout_sums(groups) | {"refilled_groups": float(len(groups))})
         with clock("score"):
             return self.scorer.score(mine, groups, sums)
@@ -153,15 +159,15 @@ class TeacherRollouts(Source):
     What the teacher thinks of each token is computed anew in every step, exactly; with ``top_k`` its likeliest tokens
     lie beside the rollouts.
 
-    engine: makes the teacher's engine, which is needed for what is missing and gone before the first update. curate:
-    what becomes of a rank's groups when they are sampled; it may drop rollouts. weights: by problem id.
+    engine: the teacher's, for what is missing; closed before the first update. curate: what becomes of a rank's groups
+    when they are sampled; it may drop rollouts. weights: by problem id.
     """
 
     def __init__(
         self,
         context: Context,
         stage: RolloutStage,
-        engine: Callable[[], Engine],
+        engine: Engine,
         prompts: PromptStream,
         encoded: dict[str, tuple[int, ...]],
         curate: "Curate | None" = None,
@@ -195,8 +201,8 @@ class TeacherRollouts(Source):
         mine = share(self.prompts.used(self.stage.steps))
         n, wanted, directory = self.stage.group_size, self._requests(mine), self._directory()
         shard = shard_size(self.context.rollouts, n)
-        with closing(OnDemand(self.engine)) as engine:
-            groups = generate_stored(engine, wanted, sampling(self.stage.sampling, n), directory, shard)
+        with closing(self.engine):
+            groups = generate_all(self.engine, wanted, sampling(self.stage.sampling, n), directory, shard)
         self.sampled = rollout_sums(groups)["tokens_sampled"]
         if self.top_k:
             groups = self.top_k.stored(directory, wanted)

@@ -14,13 +14,11 @@ from s2d_core.rollouts.files import read_groups
 from s2d_core.rollouts.top_k import stored_rows, top_k_path, write_top_k
 from s2d_core.rollouts.types import Request, Rollout
 from s2d_core.training import parallel
-from s2d_core.training.packing import Example, pack, split_by_tokens
+from s2d_core.training.packing import IDLE, Example, pack, split_by_tokens
 from s2d_core.training.policy import Policy
 from s2d_core.training.verified import example
 
 logger = logging.getLogger(__name__)
-
-IDLE = Example([0], [0])  # what a rank reads while others have more
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ def free_port() -> int:
         return port
 
 
-def test_a_stage_takes_its_training_workers_and_their_rollout_workers(tmp_path: object) -> None:
+def test_a_stage_takes_its_training_workers_and_one_fleet_of_rollout_workers(tmp_path: object) -> None:
     training = "{workers: 2, gpus_per_worker: 1, resources_per_worker: {fast: 0.5}}"
     rollouts = "{workers: 3, gpus_per_worker: 0.5}"
     config = configured(tmp_path, f"resources.student_rl={{training: {training}, rollouts: {rollouts}}}")
     needs = {spec.name: stage_resources(spec) for spec in plan(config, ["direct_grpo"], [0]).specs.values()}
-    assert needs["student_rl"] == {"CPU": 8.0, "GPU": 5.0, "fast": 1.0}
+    assert needs["student_rl"] == {"CPU": 5.0, "GPU": 3.5, "fast": 1.0}
     assert needs["evaluate"] == {"CPU": 1.0}
 
 

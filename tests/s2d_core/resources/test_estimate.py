@@ -55,7 +55,7 @@ def test_the_plan_says_memory_by_part_tokens_and_hours_of_each_stage(tmp_path):
     lines = describe(planned, config, dict.fromkeys(planned.specs, "never run")).splitlines()
     at = next(number for number, line in enumerate(lines) if "opd" in line)
     assert "≤ 1,929,379,840 tokens" in lines[at]
-    for part in ("weights", "gradients", "optimiser", "frozen models", "activations", "logits", "gathered", "engine"):
+    for part in ("weights", "gradients", "optimiser", "frozen models", "activations", "logits", "gathered"):
         assert f"{part} " in lines[at + 1]
     assert "16 × H200 of 141 GB. Assumed, not measured" in lines[-1]
 
@@ -81,6 +81,18 @@ def test_what_cannot_fit_is_refused_with_the_setting_to_change_before_weights_ar
     config = recipe(tmp_path, "qwen3_8b_to_1p7b", *overrides)
     with pytest.raises(ResourceError, match=named):
         preflight(config)
+
+
+def test_an_engine_on_the_trainer_s_gpu_takes_memory_while_it_samples_and_always_if_it_samples_ahead(tmp_path):
+    jobs = []
+    for staleness in (0, 1):
+        config = recipe(tmp_path, "qwen3_8b_to_1p7b", f"rollouts.staleness={staleness}")
+        planned = plan(config, ["full"], [0])
+        jobs.append(training_job(config, planned, next(s for s in planned.specs.values() if s.name == "opd")))
+    asleep, awake = (moments(job) for job in jobs)
+    weights = 2.0 * jobs[0].engine.model.parameters
+    assert {name: parts["engine"] for name, parts in awake.items()} == dict.fromkeys(awake, weights)
+    assert {name: parts["engine"] for name, parts in asleep.items()} == dict.fromkeys(asleep, 0.0) | {"sample": weights}
 
 
 def test_a_70b_engine_in_every_worker_is_refused_though_its_contrasts_are_fair(tmp_path):

@@ -93,6 +93,19 @@ def test_new_weights_are_used_at_once_and_no_cached_prefix_survives_them(engine)
     assert rollout.logprobs == pytest.approx(exact_logprobs(other, rollout), abs=1e-4)
 
 
+def test_nothing_is_sampled_for_no_requests(engine):
+    assert engine.generate([], Sampling(max_tokens=8)) == []
+
+
+def test_an_engine_that_is_told_to_sleep_samples_the_same_once_it_has_weights_again(engine):
+    requests, sampling = make_requests(12), Sampling(max_tokens=8, n=2)
+    awake = engine.generate(requests, sampling)
+    for _ in range(2):
+        engine.sleep()
+        engine.load_weights(tiny_model().named_parameters())
+        assert engine.generate(requests, sampling) == awake
+
+
 def test_more_prompts_than_fit_one_batch_are_completed_under_their_seeds(engine):
     requests = make_requests(1500)
     groups = engine.generate(requests, Sampling(max_tokens=3, n=2))

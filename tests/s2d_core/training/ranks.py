@@ -20,10 +20,26 @@ from s2d_core.training.sources import Batch, Source
 
 def on_ranks(count: int, function: Callable[..., None], *arguments: Any) -> None:
     """``function(*arguments)`` on ``count`` gloo ranks, each a process of its own."""
+    mp.spawn(_join, args=(count, _free_port(), function, arguments), nprocs=count)
+
+
+def with_another(function: Callable[..., None], *arguments: Any) -> None:
+    """``function(*arguments)`` on two gloo ranks, the first of them this process, which has imported everything."""
+    port = _free_port()
+    other = mp.spawn(_join_second, args=(port, function, arguments), join=False)
+    _join(0, 2, port, function, arguments)
+    other.join()
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_join, args=(count, port, function, arguments), nprocs=count)
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _join_second(_: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    _join(1, 2, port, function, arguments)
 
 
 def _join(rank: int, count: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

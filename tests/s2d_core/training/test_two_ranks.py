@@ -9,7 +9,9 @@ from ranks import FORWARD_KL, Ragged, context, on_ranks, stage
 from safetensors.torch import load_file, save_file
 from tiny_geometries import GEOMETRIES, VOCAB, model, teacher
 
+from s2d_core.rollouts.types import Rollout
 from s2d_core.training import parallel
+from s2d_core.training.curation import nearest
 from s2d_core.training.loop import train
 from s2d_core.training.objectives import Divergence
 from s2d_core.training.policy import Policy
@@ -49,7 +51,16 @@ def store_top_k(folder) -> None:
     assert [reference() for reference in alive] == [None]
 
 
+def choose_nearest() -> None:
+    """Groups only the first rank has, read by a policy that both hold a half of."""
+    policy = parallel.shard(Policy(teacher().requires_grad_(False)))
+    groups = [[Rollout("a", (1, 2), [token, 3], [0.0, 0.0], "stop") for token in range(4)]] * (1 - parallel.rank())
+    chosen = nearest(policy, groups, 2, token_budget=8)
+    assert [len(group) for group in chosen] == [2] * len(groups)
+
+
 def what_two_do(root) -> None:
+    choose_nearest()
     store_top_k(root / "top_k_two")
     for name in GEOMETRIES:
         distil(root / f"{name}_two", 10, name)

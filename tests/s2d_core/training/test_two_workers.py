@@ -1,4 +1,4 @@
-"""Two FSDP2 workers under Ray Train end where one process ends, and a checkpoint of two is resumed by one."""
+"""Two FSDP2 workers and their fleet under Ray Train end where one process ends; one resumes a checkpoint of two."""
 
 import json
 
@@ -42,7 +42,8 @@ def alone(tmp_path_factory):
 
 
 def test_two_workers_train_what_one_does_and_one_resumes_what_two_left(alone, tmp_path):
-    config, of = planned(tmp_path, "training.workers=2", "launch.parallel_stages=1")
+    workers = ["training.workers=2", "resources.warmup.rollouts.workers=2"]
+    config, of = planned(tmp_path, *workers, "launch.parallel_stages=1", "launch.cpus=4")
     (tmp_path / "stages").mkdir()
     for spec in of.specs.values():  # the same parents, so that each stage is compared by itself
         if spec.name in ("data", "pretrain_teacher", "teacher_rl", "pretrain_student"):
