@@ -38,14 +38,17 @@ class VLLMEngine:
         shares_device: bool = False,
     ) -> None:
         """``max_length``: prompt and completion tokens of the longest sequence. ``tensor_parallel``: processes, each on
-        a device of its own, that hold the model together. ``gpu_memory_utilization``: of each GPU's memory, what the
-        engine takes; without GPUs ``ENVIRONMENT`` says how much. ``shares_device``: with a trainer in this process, to which
-        ``sleep`` leaves the memory; one such engine at a time."""
+        a device of its own, that hold the model together. ``gpu_memory_utilization``: share of each GPU's memory that
+        the engine takes; without GPUs ``ENVIRONMENT`` says how much. ``shares_device``: with a trainer in this process,
+        to which ``sleep`` leaves the memory; one such engine at a time."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import LLM
 
+        gpu: dict[str, Any] = {}
         self._sleeps = shares_device and torch.cuda.is_available()  # vLLM's CPU backend cannot
+        if torch.cuda.is_available():
+            gpu = {"gpu_memory_utilization": gpu_memory_utilization, "enable_sleep_mode": self._sleeps}
         self._llm: Any = LLM(
             path,
             dtype=dtype,  # type: ignore[arg-type]
@@ -63,8 +66,7 @@ class VLLMEngine:
             tensor_parallel_size=tensor_parallel,
             # Inside a Ray actor vLLM would look for a placement group; the actor has its devices already.
             distributed_executor_backend="mp" if tensor_parallel > 1 else None,
-            enable_sleep_mode=self._sleeps,
-            **({"gpu_memory_utilization": gpu_memory_utilization} if torch.cuda.is_available() else {}),
+            **gpu,
         )
         self.eos_token_id = eos_token_id
         self._tied = bool(self._llm.llm_engine.model_config.hf_config.tie_word_embeddings)

@@ -69,10 +69,11 @@ def nearest(policy: Policy, groups: list[list[Rollout]], count: int, token_budge
     examples = [example(rollout) for rollout in rollouts]
     score: dict[int, float] = {}
     split = split_by_tokens([len(each) for each in examples], token_budget)
+    idle = max(parallel.gather(len(split))) - len(split)
     for indices in split:
         means = _mean_logprobs(policy, [examples[index] for index in indices])
         score |= {id(rollouts[index]): mean for index, mean in zip(indices, means, strict=True)}
-    for _ in range(max(parallel.gather(len(split))) - len(split)):
+    for _ in range(idle):
         _mean_logprobs(policy, [IDLE])
     return [sorted(group, key=lambda rollout: -score[id(rollout)])[:count] for group in groups]
 
