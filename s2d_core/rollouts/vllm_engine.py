@@ -1,6 +1,7 @@
 """vLLM behind the engine protocol: the engine of real runs, on CPU here and on GPUs there. Knows token ids only."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class VLLMEngine:
             **gpu,
         )
         self.eos_token_id = eos_token_id
+        self._spread = tensor_parallel > 1
         self._tied = bool(self._llm.llm_engine.model_config.hf_config.tie_word_embeddings)
 
     def generate(self, requests: list[Request], sampling: Sampling) -> list[list[Rollout]]:
@@ -124,17 +126,24 @@ class VLLMEngine:
 
         Wakes a sleeping engine; the KV cache last, when the weights' own buffers are free again.
         """
-        named = {name: value.detach().cpu() for name, value in weights}
-        if self._tied:
-            # The CPU backend keeps a repacked head of its own, which a tied model's parameters do not name.
-            named["lm_head.weight"] = named["model.embed_tokens.weight"]
+        handed = self._with_head(weights)
+        if self._spread:  # to other processes
+            handed = iter([(name, value.cpu()) for name, value in handed])
         asleep = self._llm.llm_engine.is_sleeping()
         if asleep:
             self._llm.wake_up(["weights"])
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(named.items()))})
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": handed})
         self._llm.reset_prefix_cache()
         if asleep:
             self._llm.wake_up(["kv_cache"])
+
+    def _with_head(self, weights: NamedWeights) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor where it is and as it comes: no copy of the whole model is made on the way."""
+        for name, value in weights:
+            yield name, value.detach()
+            if self._tied and name == "model.embed_tokens.weight":
+                # The CPU backend keeps a repacked head of its own, which a tied model's parameters do not name.
+                yield "lm_head.weight", value.detach()
 
     def sleep(self) -> None:
         """See ``Engine.sleep``. Level 2 of vLLM: what is loaded next need not be kept in the host's memory."""
