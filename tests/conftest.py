@@ -8,7 +8,6 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.pop("PREFECT_API_URL", None)
 os.environ.pop("S2D_SITE", None)
 
-import socket
 import subprocess
 import sys
 import time
@@ -20,8 +19,10 @@ import pytest
 from hypothesis import settings
 
 import tasks  # noqa: F401  # telemetry off, before Prefect, Ray or MLflow is imported
+from deployments.settings import free_port
 from s2d_core.config.compose import load_config
 from s2d_core.config.schema import Config
+from tests.ports import answers
 
 # Examples differ in cost by far more than a busy machine's noise: a limit on each would fail by chance.
 settings.register_profile("s2d", deadline=None)
@@ -49,26 +50,19 @@ def smoke(tmp_path: Path) -> Config:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The endpoint of an S3 server of this session's own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # A process of its own: vLLM looks at everything that is imported where it starts, and Flask's proxies raise.
     command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
-        while not _answers(port):
+        while not answers(port):
             assert server.poll() is None and time.monotonic() < deadline, "the S3 server did not start"
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(60)
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from prefect.client.schemas.objects import State
 from flows import prepare
 from flows.experiment import Outcome, listening
 from flows.sparse_to_dense import sparse_to_dense
-from s2d_core import mirror
 from s2d_core.config.compose import load_config
 from s2d_core.mirror import open_mirror
 from s2d_core.plan import plan
@@ -84,10 +83,7 @@ class DiskLostError(Exception):
     pass
 
 
-def test_a_running_stage_s_newest_checkpoint_is_in_the_mirror(
-    tmp_path: Path, tracking: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror, "LOOK_EVERY_S", 0.05)
+def test_a_running_stage_s_newest_checkpoint_is_in_the_mirror(tmp_path: Path, tracking: str) -> None:
     settings = ["launch.mode=inproc", "launch.retries=0", tracking, f"mirror=file://{tmp_path}/mirror"]
     settings += ["stages.pretrain_student.steps=5000", "training.checkpoint_every=10", "training.checkpoints_kept=10"]
 

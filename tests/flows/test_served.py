@@ -3,7 +3,6 @@ Cancelled or killed in the middle, each ends in a state that says so; triggered 
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,21 +13,12 @@ import psutil
 import pytest
 from served import Served, eventually
 
+from deployments.settings import free_port
+from tests.ports import answers
+
 pytestmark = pytest.mark.slow
 
 STEPS = 100_000
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Head:

@@ -170,10 +170,7 @@ class DiskLostError(Exception):
 
 
 @pytest.mark.slow
-def test_a_stage_whose_disk_is_lost_goes_on_from_the_mirror_and_ends_bit_equal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror, "LOOK_EVERY_S", 0.01)
+def test_a_stage_whose_disk_is_lost_goes_on_from_the_mirror_and_ends_bit_equal(tmp_path: Path) -> None:
     short = ["stages.pretrain_student.steps=2", "stages.student_rl.steps=8", "rollouts.staleness=1"]
     calm, hit = (load_config("smoke", [f"store={tmp_path / name}", *short]) for name in ("calm", "hit"))
     config = hit.model_copy(update={"mirror": f"file://{tmp_path}/mirror"})

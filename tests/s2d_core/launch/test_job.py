@@ -1,6 +1,5 @@
 """Ray Job Submission against a real head node: one job a spec, found again by whoever asks for it."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -9,19 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from deployments.settings import free_port
 from s2d_core.config.compose import load_config
 from s2d_core.config.schema import Config
 from s2d_core.errors import ResourceError, S2DError
 from s2d_core.launch import launch
 from s2d_core.plan import plan
 from s2d_core.spec import StageSpec
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.ports import answers
 
 
 def configured(tmp_path: Path, address: str) -> Config:
@@ -30,11 +24,6 @@ def configured(tmp_path: Path, address: str) -> Config:
 
 def specs(config: Config) -> dict[str, StageSpec]:
     return {spec.name: spec for spec in plan(config, ["direct_grpo"], [0]).specs.values()}
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
