@@ -35,9 +35,9 @@ class Tracker:
         self.name, store = config.name, Path(config.store).absolute()
         store.mkdir(parents=True, exist_ok=True)
         self.uri = config.tracking.uri or f"sqlite:///{store / 'mlflow.db'}"
-        self._client = cast(MlflowClient, _InTurn(MlflowClient(self.uri)))
-        # The first use makes the database, and two at once would collide.
+        # A client makes the database where there is none; two that do so at once collide.
         with exclusive(store / "mlflow.lock"):
+            self._client = cast(MlflowClient, _InTurn(MlflowClient(self.uri)))
             self._experiment = self._open(config.tracking.experiment, None if config.tracking.uri else store)
         tags = {RUN_NAME: config.name, "s2d.arms": ",".join(arms), "s2d.seeds": ",".join(map(str, seeds)), **_git()}
         self.parent = self._client.create_run(self._experiment, tags=tags).info.run_id

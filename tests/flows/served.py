@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
@@ -31,7 +31,21 @@ class Served:
     environment: dict[str, str]
 
     def trigger(self, parameters: dict[str, Any]) -> UUID:
-        return self.client.create_flow_run_from_deployment(self.deployment, parameters=parameters).id
+        # With a key of its own: a request that a busy server answers too late is sent again, and would start two runs.
+        made = self.client.create_flow_run_from_deployment(
+            self.deployment, parameters=parameters, idempotency_key=str(uuid4())
+        )
+        return made.id
+
+    def reaches(self, run: UUID, condition: Callable[[], Any], what: str, seconds: float = 240) -> None:
+        """Wait for ``condition`` as long as ``run`` has not ended without it."""
+
+        def look() -> bool:
+            state = self.read(run).state
+            assert condition() or not (state and state.is_final()), f"before {what}: {state}"
+            return bool(condition())
+
+        eventually(look, seconds, what)
 
     def read(self, run: UUID) -> FlowRun:
         return self.client.read_flow_run(run)

@@ -104,7 +104,7 @@ def test_a_cancelled_run_frees_its_workers_within_15_seconds_and_the_next_one_go
 ) -> None:
     settings = parameters(tmp_path, f"launch.address={head.address}")
     run = served.trigger(settings)
-    eventually(trains(tmp_path), 240, "training")
+    served.reaches(run, trains(tmp_path), "training")
     assert head.training()
     served.cancel(run)
     assert eventually(lambda: not head.training(), 60, "the workers are gone") < 15
@@ -113,7 +113,7 @@ def test_a_cancelled_run_frees_its_workers_within_15_seconds_and_the_next_one_go
     assert done < STEPS and any(tmp_path.glob("stages/pretrain_student-*/checkpoints/step_*"))
 
     again = served.trigger(settings)
-    eventually(trains(tmp_path, beyond=done), 240, "training goes on")
+    served.reaches(again, trains(tmp_path, beyond=done), "training goes on")
     counted = steps(tmp_path)
     assert counted == list(range(1, len(counted) + 1))  # not begun anew: every step is there once
 
@@ -136,7 +136,7 @@ def test_a_job_outlives_its_killed_run_and_ends_with_the_cancelled_one_that_took
         return only
 
     run = served.trigger(settings)
-    eventually(trains(tmp_path), 240, "training")
+    served.reaches(run, trains(tmp_path), "training")
     served.process(run).kill()
     assert served.ends(run)[0] == "Crashed"
     assert job().status == JobStatus.RUNNING
@@ -154,13 +154,13 @@ def test_a_job_outlives_its_killed_run_and_ends_with_the_cancelled_one_that_took
 def test_a_lost_head_is_told_and_a_run_after_its_return_goes_on(served: Served, head: Head, tmp_path: Path) -> None:
     settings = parameters(tmp_path, f"launch.address={head.address}", "launch.retries=0")
     run = served.trigger(settings)
-    eventually(trains(tmp_path), 240, "training")
+    served.reaches(run, trains(tmp_path), "training")
     head.lose()
     assert served.ends(run)[0] in ("Failed", "Crashed")  # tests/flows/test_command_line.py: what the next one says
 
     done = max(steps(tmp_path))
     head.start()
     last = served.trigger(settings)
-    eventually(trains(tmp_path, beyond=done), 240, "training goes on")
+    served.reaches(last, trains(tmp_path, beyond=done), "training goes on")
     served.cancel(last)
     assert served.ends(last)[0] == "Cancelled"

@@ -15,6 +15,7 @@ from s2d_core.plan import plan
 from s2d_core.run_stage import run_stage
 from s2d_core.spec import StageResult, StageSpec
 from s2d_core.store import Store
+from tasks.locks import exclusive
 from tasks.tracking import AT_ONCE, Tracker
 
 pytestmark = pytest.mark.slow
@@ -45,6 +46,17 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
     root = tmp_path_factory.mktemp("tracking")
     return Finished(load_config("smoke", [f"store={root / 'store'}", "launch.mode=inproc"]))
+
+
+def test_who_comes_second_to_a_new_store_waits_until_the_database_is_made(smoke: Config) -> None:
+    root = Path(smoke.store)
+    with ThreadPoolExecutor() as pool:
+        with exclusive(root / "mlflow.lock"):
+            second = pool.submit(Tracker, smoke, [0], ["direct_grpo"])
+            with pytest.raises(TimeoutError):
+                second.result(timeout=1.0)
+            assert not (root / "mlflow.db").exists()
+        assert second.result(timeout=120.0).parent
 
 
 def test_a_finished_stage_has_one_nested_run_with_everything_about_it(stage: Finished) -> None:
