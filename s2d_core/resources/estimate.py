@@ -83,8 +83,33 @@ def check_fits(config: Config, plan: Plan) -> None:
         for fingerprint, found in estimates(config, plan).items()
         if found.memory > room
     }
+    problems |= {name: words for name, words in _wrong_shares(config, plan, hardware).items() if name not in problems}
     if problems:
         raise ResourceError("\n".join(problems.values()))
+
+
+def _wrong_shares(config: Config, plan: Plan, hardware: HardwareConfig) -> dict[str, str]:
+    """What is wrong with the share of a trainer's device that vLLM takes for itself, whatever it needs; by stage."""
+    if config.rollouts.engine != "vllm" or not config.training.gpus_per_worker:
+        return {}
+    room, share = hardware.memory_gb * GB * (1.0 - hardware.reserved), config.rollouts.gpu_memory_utilization
+    problems = {}
+    for spec in plan.specs.values():
+        job = training_job(config, plan, spec) if spec.kind == "train" else None
+        if job is None or job.engine is None:
+            continue
+        sampler = memory.sampling(job.engine, job.precision)
+        needs = memory.engine_weights(job.engine, job.precision) + sum(sampler.values())
+        beside = sum(memory.moments(job)["sample"].values()) - needs
+        taken = share * hardware.memory_gb * GB
+        if not needs <= taken <= room - beside:
+            least, most = (size / hardware.memory_gb / GB for size in (needs, room - beside))
+            problems[spec.name] = (
+                f"{spec.name}: vLLM takes rollouts.gpu_memory_utilization = {share:g} of a {hardware.device}, "
+                f"{_size(taken)}; it needs {_size(needs)}, and {_size(beside)} beside it are the trainer's. "
+                f"Set it between {least:.2f} and {most:.2f}"
+            )
+    return problems
 
 
 def _too_large(name: str, found: Estimate, room: float, hardware: HardwareConfig) -> str:

@@ -123,7 +123,7 @@ def moments(job: Training) -> dict[str, Parts]:
         "weights": (trained * precision.weights + base * precision.compute) * here,
         "optimiser": 2 * trained * here * precision.moments,
         "frozen models": sum(each.parameters for each in job.frozen) * precision.compute / job.shards,
-        "engine": 0.0 if job.engine is None or job.engine.leaves else _engine_weights(job.engine, precision),
+        "engine": 0.0 if job.engine is None or job.engine.leaves else engine_weights(job.engine, precision),
     }
     held = {"gradients": gradients if job.accumulates else 0.0}
     saved = {"activations": saved_activations(job)}
@@ -142,7 +142,7 @@ def moments(job: Training) -> dict[str, Parts]:
     if job.ahead:
         found |= _ahead(job, job.ahead)
     if job.engine:
-        found["sample"] = {"engine": _engine_weights(job.engine, precision), **sampling(job.engine, precision)}
+        found["sample"] = {"engine": engine_weights(job.engine, precision), **sampling(job.engine, precision)}
     gathered = {"gathered": _gathered(job)} if job.wrapped else {}
     return {name: always | parts | gathered for name, parts in found.items()}
 
@@ -150,6 +150,11 @@ def moments(job: Training) -> dict[str, Parts]:
 def peak(job: Training) -> tuple[str, Parts]:
     """The moment with the most bytes, and its parts."""
     return max(moments(job).items(), key=lambda item: sum(item[1].values()))
+
+
+def engine_weights(engine: Engine, precision: Precision) -> float:
+    """Bytes of the model that samples."""
+    return float(engine.model.parameters * precision.compute)
 
 
 def saved_activations(job: Training) -> float:
@@ -244,10 +249,6 @@ def sampling(engine: Engine, precision: Precision) -> Parts:
     model = engine.model
     cache = engine.cached * engine.length * 2 * model.keys * precision.compute * (model.layers + 1)
     return {"KV cache": cache, "logits": engine.rows * model.vocab * (3 * FLOAT32 + 2 * 8)}
-
-
-def _engine_weights(engine: Engine, precision: Precision) -> float:
-    return float(engine.model.parameters * precision.compute)
 
 
 def _gathered(job: Training) -> float:

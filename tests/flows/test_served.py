@@ -99,10 +99,10 @@ def trains(store: Path, beyond: int = 20) -> Callable[[], bool]:
     return check
 
 
-def test_a_cancelled_run_frees_its_workers_within_15_seconds_and_the_next_one_goes_on(
+def test_after_a_cancel_within_15_seconds_and_after_a_lost_head_the_next_run_goes_on(
     served: Served, head: Head, tmp_path: Path
 ) -> None:
-    settings = parameters(tmp_path, f"launch.address={head.address}")
+    settings = parameters(tmp_path, f"launch.address={head.address}", "launch.retries=0")
     run = served.trigger(settings)
     served.reaches(run, trains(tmp_path), "training")
     assert head.training()
@@ -117,8 +117,15 @@ def test_a_cancelled_run_frees_its_workers_within_15_seconds_and_the_next_one_go
     counted = steps(tmp_path)
     assert counted == list(range(1, len(counted) + 1))  # not begun anew: every step is there once
 
-    served.process(again).kill()
-    name, message = served.ends(again)
+    head.lose()
+    assert served.ends(again)[0] in ("Failed", "Crashed")  # tests/flows/test_command_line.py: what the next one says
+
+    done = max(steps(tmp_path))
+    head.start()
+    last = served.trigger(settings)
+    served.reaches(last, trains(tmp_path, beyond=done), "training goes on")
+    served.process(last).kill()
+    name, message = served.ends(last)
     assert name == "Crashed" and "-9" in message
     eventually(lambda: not head.training(), 60, "the workers end with their driver")
 
@@ -149,18 +156,3 @@ def test_a_job_outlives_its_killed_run_and_ends_with_the_cancelled_one_that_took
     served.cancel(again)
     assert served.ends(again)[0] == "Cancelled"
     eventually(lambda: job().status == JobStatus.STOPPED and not head.training(), 120, "the hook has ended the job")
-
-
-def test_a_lost_head_is_told_and_a_run_after_its_return_goes_on(served: Served, head: Head, tmp_path: Path) -> None:
-    settings = parameters(tmp_path, f"launch.address={head.address}", "launch.retries=0")
-    run = served.trigger(settings)
-    served.reaches(run, trains(tmp_path), "training")
-    head.lose()
-    assert served.ends(run)[0] in ("Failed", "Crashed")  # tests/flows/test_command_line.py: what the next one says
-
-    done = max(steps(tmp_path))
-    head.start()
-    last = served.trigger(settings)
-    served.reaches(last, trains(tmp_path, beyond=done), "training goes on")
-    served.cancel(last)
-    assert served.ends(last)[0] == "Cancelled"
