@@ -34,6 +34,8 @@ class SamplingConfig(Strict):
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
+    # Tokens of all completions of a prompt together; those still running when they are used up are cut off.
+    group_tokens: Positive | None = later(None)
 
 
 class PolicyGradientConfig(Strict):

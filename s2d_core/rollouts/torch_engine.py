@@ -92,11 +92,17 @@ class TorchEngine:
         tokens = torch.full((len(rows), sampling.max_tokens), self.eos_token_id, device=device)
         logprobs = torch.zeros(tokens.shape, device=device)
         lengths = torch.full((len(rows),), sampling.max_tokens, device=device)
+        used = torch.zeros(len(requests), dtype=torch.long, device=device)  # tokens of each group
         for step in range(sampling.max_tokens):
             token, logprob = _pick(logits, uniforms[rows, step], sampling)
             tokens[rows, step], logprobs[rows, step] = token, logprob
-            ended = (token == self.eos_token_id) & (lengths[rows] == sampling.max_tokens)
-            lengths[rows[ended]] = step + 1
+            grown = lengths[rows] == sampling.max_tokens
+            lengths[rows[grown & (token == self.eos_token_id)]] = step + 1
+            if sampling.group_tokens is not None:
+                used += (rows[grown] // n).bincount(minlength=len(requests))
+                running = rows[lengths[rows] == sampling.max_tokens]
+                spent = used + (running // n).bincount(minlength=len(requests)) > sampling.group_tokens
+                lengths[running[spent[running // n]]] = step + 1
             running = lengths[rows] == sampling.max_tokens
             alive = int(running.sum())
             if alive == 0 or step + 1 == sampling.max_tokens:

@@ -11,13 +11,17 @@ from s2d_core.rollouts.top_k import StoredTopK
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Decoding settings. ``temperature`` 0 is greedy; ``top_p`` 1 and ``top_k`` 0 switch truncation off."""
+    """Decoding settings. ``temperature`` 0 is greedy; ``top_p`` 1 and ``top_k`` 0 switch truncation off.
+
+    ``group_tokens``: what all completions of a request may have together (``stragglers.py``); None: no limit.
+    """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     n: int = 1  # completions a request: the group size
+    group_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s2d_core.rollouts.stragglers import cut, cut_at
 from s2d_core.rollouts.types import NamedWeights, Request, Rollout, Sampling
 
 # Read by vLLM when it is imported. In-process engine: weights are handed over as tensors, without a copy through disk.
@@ -76,7 +77,9 @@ class VLLMEngine:
     def generate(self, requests: list[Request], sampling: Sampling) -> list[list[Rollout]]:
         """See ``Engine.generate``."""
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
+        limited = sampling.group_tokens is not None
         prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
         parameters = [
             SamplingParams(
@@ -91,14 +94,44 @@ class VLLMEngine:
                 seed=_spread(request.seed),
                 logprobs=0,
                 detokenize=False,
+                output_kind=RequestOutputKind.DELTA if limited else RequestOutputKind.FINAL_ONLY,
             )
             for request in requests
         ]
+        if limited:
+            return self._within_budget(requests, prompts, parameters, sampling)
         outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
         return [
             [self._rollout(request, completion) for completion in output.outputs]
             for request, output in zip(requests, outputs, strict=True)
         ]
+
+    def _within_budget(
+        self, requests: list[Request], prompts: list[Any], parameters: list[Any], sampling: Sampling
+    ) -> list[list[Rollout]]:
+        """Token by token, each group until its budget ends what still runs of it."""
+        engine, budget = self._llm.llm_engine, sampling.group_tokens
+        assert budget is not None
+        groups = [[Rollout(r.problem_id, r.prompt_ids, [], [], "length") for _ in range(sampling.n)] for r in requests]
+        for index, (prompt, each) in enumerate(zip(prompts, parameters, strict=True)):
+            engine.add_request(str(index), prompt, each)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                group = groups[int(output.request_id)]
+                for part in output.outputs:
+                    self._extend(group[part.index], part)
+                running = [len(r.completion_ids) for r in group if r.finish_reason == "length"]
+                lengths = [len(rollout.completion_ids) for rollout in group]
+                if running and 0 < cut_at(lengths, budget) < min(running):
+                    engine.abort_request([output.request_id])
+        return [cut(group, budget) for group in groups]
+
+    def _extend(self, rollout: Rollout, part: Any) -> None:
+        ids = list(part.token_ids)
+        rollout.completion_ids += ids
+        rollout.logprobs += [step[token].logprob for step, token in zip(part.logprobs, ids, strict=True)]
+        if ids and ids[-1] == self.eos_token_id:
+            rollout.finish_reason = "stop"
 
     def top_logprobs(self, rollouts: list[Rollout], k: int) -> list[tuple[Tensor, Tensor]]:
         """The model's ``k`` likeliest tokens at each token of given completions, and their log-probabilities at

@@ -239,7 +239,7 @@ def _whose(spec: StageSpec, stage: RolloutStage) -> str:
 
 
 def sampling(config: SamplingConfig, n: int) -> Sampling:
-    return Sampling(config.max_tokens, config.temperature, config.top_p, config.top_k, n)
+    return Sampling(config.max_tokens, config.temperature, config.top_p, config.top_k, n, config.group_tokens)
 
 
 def requests(

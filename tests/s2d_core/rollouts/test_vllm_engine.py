@@ -19,6 +19,7 @@ from tiny_models import (
 
 from s2d_core.config.schema import RolloutsConfig
 from s2d_core.rollouts import make_engine
+from s2d_core.rollouts.stragglers import cut
 from s2d_core.rollouts.torch_engine import TorchEngine
 from s2d_core.rollouts.types import Request, Sampling
 
@@ -91,6 +92,26 @@ def test_new_weights_are_used_at_once_and_no_cached_prefix_survives_them(engine)
     engine.load_weights(other.named_parameters())
     ((rollout,),) = engine.generate(requests, greedy)
     assert rollout.logprobs == pytest.approx(exact_logprobs(other, rollout), abs=1e-4)
+
+
+@pytest.mark.parametrize("budget", [9, 1000])
+def test_a_budget_cuts_a_group_where_it_would_cut_what_is_sampled_without_one_and_saves_the_steps(
+    engine, monkeypatch, budget
+):
+    requests, sampling = make_requests(12), Sampling(max_tokens=30, n=4)
+    whole = engine.generate(requests, sampling)
+    core, steps = engine._llm.llm_engine, []
+    step = core.step
+    monkeypatch.setattr(core, "step", lambda: steps.append(1) or step())
+    groups = engine.generate(requests, replace(sampling, group_tokens=budget))
+    for group, uncut in zip(groups, whole, strict=True):
+        wanted = cut(uncut, budget)
+        assert [(r.completion_ids, r.finish_reason) for r in group] == [
+            (r.completion_ids, r.finish_reason) for r in wanted
+        ]
+        for rollout, other in zip(group, wanted, strict=True):
+            assert rollout.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    assert (len(steps) < 15) == (budget == 9)
 
 
 def test_nothing_is_sampled_for_no_requests(engine):
