@@ -26,7 +26,7 @@ from s2d_core.config.schema import Config
 from s2d_core.errors import S2DError
 from s2d_core.evaluation.comparison import Verdict
 from s2d_core.expectations import unmet
-from s2d_core.launch.cluster import connect, disconnect
+from s2d_core.launch.cluster import capacity, connect, disconnect
 from s2d_core.mirror import open_mirror
 from s2d_core.plan import Plan
 from s2d_core.report.data import headline
@@ -100,6 +100,8 @@ class Session:
             self._connected = True  # a run with everything finished never starts Ray
             connect(self.config, [planned.specs[f] for f, reason in why.items() if reason not in FINISHED])
         self.runner.learn(planned)
+        if self._connected:
+            self.runner.slots.room = capacity(self.config.launch)
         futures = self._submit(planned)
         wait(list(futures.values()))
         return [*failures(planned, futures), *self.runner.take_not_copied()]

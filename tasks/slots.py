@@ -1,43 +1,69 @@
 """How many stages run at once, and which of the waiting ones goes first."""
 
-import heapq
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from s2d_core.spec import StageSpec
 
 POLL_S = 0.5
+NOTHING: Mapping[str, float] = {}
 
 
 class Slots:
-    """``count`` slots. When one is free it goes to the waiting stage that most work still hangs on."""
+    """``count`` slots. A free one goes to the waiting stage that most work still hangs on, among those that ``room``
+    is enough for beside what runs: a stage that Ray gave its training workers, and not yet its rollout workers, would
+    wait for another one in the same state, and that one for it.
 
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._waiting: list[tuple[float, str]] = []
+    room: amounts by resource, as Ray names them; empty: no limit but the count.
+    """
+
+    def __init__(self, count: int, room: Mapping[str, float] = NOTHING) -> None:
+        self.room = room
+        self._free, self._held = count, Counter[str]()
+        self._waiting: dict[tuple[float, str], Mapping[str, float]] = {}  # what each needs
         self._changed = threading.Condition()
 
     @contextmanager
-    def __call__(self, name: str, priority: float, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def __call__(
+        self,
+        name: str,
+        priority: float,
+        check: Callable[[], None] = lambda: None,
+        needs: Mapping[str, float] = NOTHING,
+    ) -> Iterator[None]:
         """Hold a slot. ``check`` is called now and then while waiting; what it raises ends the wait."""
         entry = (-priority, name)
         with self._changed:
-            heapq.heappush(self._waiting, entry)
+            self._waiting[entry] = needs
             try:
-                while not self._changed.wait_for(lambda: self._free > 0 and self._waiting[0] == entry, POLL_S):
+                while not self._changed.wait_for(lambda: self._next() == entry, POLL_S):
                     check()
                 self._free -= 1
+                self._held.update(needs)  # type: ignore[arg-type]  # a Counter of amounts
             finally:
-                self._waiting.remove(entry)
-                heapq.heapify(self._waiting)
+                del self._waiting[entry]
                 self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
                 self._free += 1
+                self._held.subtract(needs)  # type: ignore[arg-type]
                 self._changed.notify_all()
+
+    def _next(self) -> tuple[float, str] | None:
+        """The waiting stage whose turn it is; None while all must wait."""
+        fitting = (
+            entry for entry, needs in sorted(self._waiting.items(), key=lambda item: item[0]) if self._fits(needs)
+        )
+        return next(fitting, None) if self._free > 0 else None
+
+    def _fits(self, needs: Mapping[str, float]) -> bool:
+        return not self.room or all(
+            self._held[name] + amount <= self.room.get(name, 0.0) + 1e-6 for name, amount in needs.items()
+        )
 
 
 def priorities(specs: Mapping[str, StageSpec]) -> dict[str, float]:

@@ -88,7 +88,8 @@ class Runner:
         lock = self.store.stages / f"{spec.id}.lock"
         if self.store.result(spec) is None:
             self.tell(spec, 0, spec.settings.get("steps", 1), "waiting")
-            slot: AbstractContextManager[None] = self.slots(spec.id, self.priorities[spec.fingerprint], self._go_on)
+            priority, needs = self.priorities[spec.fingerprint], stage_resources(spec)
+            slot: AbstractContextManager[None] = self.slots(spec.id, priority, self._go_on, needs)
         else:
             slot = nullcontext()
         # The lock also when it is finished: whoever finished it may still be telling MLflow.

@@ -60,6 +60,15 @@ def dashboard(launch: LaunchConfig) -> str | None:
     return f"http://{url}" if url else None
 
 
+def capacity(launch: LaunchConfig) -> dict[str, float]:
+    """All that the attached cluster has, by resource; empty where stages run elsewhere."""
+    if launch.mode != "ray":
+        return {}
+    import ray
+
+    return dict(ray.cluster_resources())
+
+
 def stage_resources(spec: StageSpec) -> dict[str, float]:
     """What a stage takes: its training workers and its rollout workers."""
     execution = spec.execution

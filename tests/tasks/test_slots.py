@@ -49,6 +49,24 @@ def test_a_free_slot_goes_to_the_waiting_stage_of_highest_priority() -> None:
     assert order == ["high", "middle", "low"]
 
 
+def test_a_stage_starts_when_there_is_room_for_all_of_it_and_smaller_ones_go_before() -> None:
+    slots, order = Slots(3, {"CPU": 8.0, "GPU": 4.0}), []
+
+    def stage(name: str, priority: float, gpus: float) -> None:
+        with slots(name, priority, needs={"CPU": 1.0, "GPU": gpus}):
+            order.append(name)
+
+    with slots("first", 0.0, needs={"GPU": 3.0}):
+        threads = [threading.Thread(target=stage, args=each) for each in (("large", 9.0, 4.0), ("small", 1.0, 1.0))]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        assert order == ["small"]
+    for thread in threads:
+        thread.join()
+    assert order == ["small", "large"]
+
+
 def test_what_the_check_raises_ends_the_wait_and_leaves_the_slot_to_others() -> None:
     slots = Slots(1)
 
