@@ -1,8 +1,10 @@
 """Weight sync and rollout throughput: ``python benchmarks/rollouts.py [--engine torch] [--workers 0 2]``.
 
+On GPUs: ``--engine vllm --workers 1 2 --weight-transfer host nccl``.
+
 Random weights of the geometry asked for, and completions that run to the limit. For each placement (0 workers: the
-engine in this process; more: a fleet of Ray actors) the seconds of a weight update and the tokens sampled a second,
-as [median, least, most]; written as JSON beside what machine made them.
+engine in this process; more: a fleet of Ray actors, with each way that weights may reach them) the seconds of a weight
+update and the tokens sampled a second, as [median, least, most]; written as JSON beside what machine made them.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", default="torch", choices=["torch", "vllm"])
     parser.add_argument("--workers", type=int, nargs="+", default=[0])
+    parser.add_argument("--weight-transfer", nargs="+", default=["host"], choices=["host", "nccl", "ipc"])
     parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--vocab", type=int, default=64)
@@ -53,10 +57,14 @@ def main() -> None:
         model = random_model(arguments)
         model.save_pretrained(folder)
         for workers in arguments.workers:
-            placements[str(workers)] = measure(Path(folder), model, workers, arguments)
-    for workers, found in placements.items():
+            for transfer in arguments.weight_transfer if workers else ["host"]:
+                name = f"{workers} workers" if transfer == "host" else f"{workers} workers, {transfer}"
+                config = rollouts(arguments.engine, workers, transfer)
+                model.to(trainer(config))  # type: ignore[arg-type]
+                placements[name] = measure(Path(folder), model, config, arguments)
+    for name, found in placements.items():
         sync, rate = found["sync_seconds"], found["tokens_per_second"]
-        print(f"{workers} workers: sync {sync[0]:.4f} s ({sync[1]:.4f}–{sync[2]:.4f}), ", end="")
+        print(f"{name}: sync {sync[0]:.4f} s ({sync[1]:.4f}–{sync[2]:.4f}), ", end="")
         print(f"{rate[0]:,.0f} tokens/s ({rate[1]:,.0f}–{rate[2]:,.0f})")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=1) + "\n")
@@ -77,13 +85,32 @@ def random_model(arguments: argparse.Namespace) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config).to(getattr(torch, arguments.dtype))
 
 
+def rollouts(engine: str, workers: int, transfer: str) -> RolloutsConfig:
+    """A GPU for each worker where there are some; with ipc, a share of this process's."""
+    values: dict[str, Any] = {"engine": engine, "workers": workers, "weight_transfer": transfer}
+    if workers and torch.cuda.is_available():
+        values["gpus_per_worker"] = 0.4 if transfer == "ipc" else 1
+    if transfer == "ipc":
+        values["gpu_memory_utilization"] = 0.4
+    return RolloutsConfig.model_validate(values)
+
+
+def trainer(config: RolloutsConfig) -> torch.device:
+    """Where weights come from: the GPU that Ray gives to a worker last, or first where they share it."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    alone = config.workers and config.weight_transfer != "ipc"
+    torch.cuda.set_device(torch.cuda.device_count() - 1 if alone else 0)
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def measure(
-    folder: Path, model: Qwen3ForCausalLM, workers: int, arguments: argparse.Namespace
+    folder: Path, model: Qwen3ForCausalLM, config: RolloutsConfig, arguments: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Of one placement; the first repeat of each warms up."""
     engine = make_engine(
         folder,
-        RolloutsConfig(engine=arguments.engine, workers=workers),
+        config,
         eos_token_id=NO_TOKEN,
         dtype=arguments.dtype,
         max_length=2 * arguments.tokens,

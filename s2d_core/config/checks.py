@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from s2d_core.config.resources import StageResources
 from s2d_core.config.schema import Config
 from s2d_core.config.stages import ArmConfig, TrainedStage
 from s2d_core.data.slices import slice_range
@@ -10,7 +11,7 @@ from s2d_core.errors import ConfigError
 
 def check(config: Config) -> None:
     """Raises ConfigError naming every impossible combination in ``config``."""
-    problems = [*_models(config), *_budget(config), *_evaluation(config), *_resources(config)]
+    problems = [*_models(config), *_budget(config), *_evaluation(config), *_resources(config), *_transfer(config)]
     for name, arm in config.arms.items():
         problems += _arm(config, name, arm)
     problems += _contrasts(config)
@@ -77,6 +78,28 @@ def _resources(config: Config) -> Iterator[str]:
                 validate(type(shared), with_own(shared, getattr(own, part)), f"resources.{stage}.{part}")
             except ConfigError as error:
                 yield str(error)
+
+
+def _transfer(config: Config) -> Iterator[str]:
+    """Weights go from GPU to GPU where the trainer has one too, and within a GPU where it is the same one."""
+    from s2d_core.workers import with_own
+
+    kind = config.rollouts.weight_transfer
+    owns = {"": StageResources()} | {f"resources.{stage}.": own for stage, own in config.resources.items()}
+    for where, own in owns.items() if kind != "host" else ():
+        training, rollouts = with_own(config.training, own.training), with_own(config.rollouts, own.rollouts)
+        gpus, theirs = training["gpus_per_worker"], rollouts["gpus_per_worker"]
+        if not gpus:
+            yield (
+                f"{where}training.gpus_per_worker = 0 with rollouts.weight_transfer = {kind!r}: weights are sent from "
+                "the training worker's GPU; give it one, or set rollouts.weight_transfer=host"
+            )
+        elif kind == "ipc" and (training["workers"] > 1 or gpus + theirs > 1):
+            yield (
+                f"{where}training.workers = {training['workers']} and gpus_per_worker = {gpus:g} beside "
+                f"{theirs:g} of a rollout worker, with rollouts.weight_transfer = 'ipc': one training worker and one "
+                "rollout worker share a GPU; let their gpus_per_worker sum to 1, or use nccl"
+            )
 
 
 def _contrasts(config: Config) -> Iterator[str]:

@@ -34,6 +34,9 @@ class RolloutsConfig(WorkersConfig):
     workers: int = Field(0, ge=0)
     batch_size: Positive = 512  # sequences sampled at once by one engine
     tensor_parallel: Positive = 1  # devices that hold one vLLM engine's model together
+    # How new weights reach the vLLM engines of rollout workers: through the host's memory, or from GPU to GPU, to other
+    # GPUs (nccl) or within the one that trainer and engine share (ipc).
+    weight_transfer: Literal["host", "nccl", "ipc"] = "host"
     # Of a GPU's memory, what a vLLM engine takes on it: also in the training worker, where it must leave the rest.
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     timeout_s: float = Field(600.0, gt=0)
@@ -61,6 +64,27 @@ class RolloutsConfig(WorkersConfig):
             raise ValueError(
                 f"gpus_per_worker = {self.gpus_per_worker:g} with workers = 0: the engine is inside the training "
                 "worker, on its GPU (training.gpus_per_worker); raise workers, or leave gpus_per_worker at 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _from_gpu_to_gpu(self) -> "RolloutsConfig":
+        kind, gpus = self.weight_transfer, self.gpus_per_worker
+        if kind != "host" and (self.engine != "vllm" or not self.workers):
+            raise ValueError(
+                f"weight_transfer = {kind}: only vLLM engines with rollout workers of their own need it; set "
+                "engine=vllm and workers to 1 or more, or leave it at host"
+            )
+        if kind == "nccl" and gpus < 1:
+            raise ValueError(
+                f"weight_transfer = nccl with gpus_per_worker = {gpus:g}: every rollout worker needs a GPU of its own; "
+                "raise gpus_per_worker, or leave weight_transfer at host"
+            )
+        if kind == "ipc" and not (self.workers == 1 and 0 < gpus < 1):
+            raise ValueError(
+                f"weight_transfer = ipc with workers = {self.workers} and gpus_per_worker = {gpus:g}: one rollout "
+                "worker shares the training worker's GPU; set workers to 1 and gpus_per_worker to its share, or use "
+                "nccl"
             )
         return self
 

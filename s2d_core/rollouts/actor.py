@@ -16,7 +16,7 @@ class RolloutActor:
 
     def __init__(self, factory: Callable[[], Engine]) -> None:
         torch.set_num_threads(1)
-        self._engine = factory()
+        self._engine: Any = factory()
 
     def pid(self) -> int:
         return os.getpid()
@@ -27,6 +27,10 @@ class RolloutActor:
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """``weights`` lie in Ray's shared memory: every actor of a node reads the same copy."""
         self._engine.load_weights((name, _tensor(value)) for name, value in weights.items())
+
+    def transfer(self, call: str, *info: dict[str, Any]) -> None:
+        """A step of a transfer of weights from the trainer's device to the engine's, which is vLLM's."""
+        self._engine.transfer(call, *info)
 
 
 def to_shared(weights: Any) -> dict[str, np.ndarray]:

@@ -2,9 +2,13 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from s2d_core.config.schema import RolloutsConfig
 from s2d_core.rollouts.types import Engine
+
+if TYPE_CHECKING:
+    from s2d_core.rollouts.transfer import Transfer
 
 
 def make_engine(path: Path, config: RolloutsConfig, *, eos_token_id: int, dtype: str, max_length: int) -> Engine:
@@ -20,6 +24,7 @@ def make_engine(path: Path, config: RolloutsConfig, *, eos_token_id: int, dtype:
         tensor_parallel=config.tensor_parallel,
         gpu_memory_utilization=config.gpu_memory_utilization,
         shares_device=config.workers == 0,
+        weight_transfer=None if config.weight_transfer == "host" else config.weight_transfer,
     )
     if config.workers == 0:
         return factory()
@@ -34,6 +39,21 @@ def make_engine(path: Path, config: RolloutsConfig, *, eos_token_id: int, dtype:
         cpus=config.cpus_per_worker,
         gpus=config.gpus_per_worker,
         resources=config.resources_per_worker,
+        transfer=_transfer(path, config),
+    )
+
+
+def _transfer(path: Path, config: RolloutsConfig) -> "Transfer | None":
+    if config.weight_transfer == "host":
+        return None
+    from transformers import AutoConfig
+
+    from s2d_core.rollouts.transfer import Transfer, open_engine
+
+    return Transfer(
+        partial(open_engine, config.weight_transfer, config.workers * config.tensor_parallel),
+        tied=bool(AutoConfig.from_pretrained(path, trust_remote_code=False).tie_word_embeddings),
+        ranks_each=config.tensor_parallel,
     )
 
 
@@ -48,6 +68,7 @@ def _local_engine(
     tensor_parallel: int,
     gpu_memory_utilization: float,
     shares_device: bool,
+    weight_transfer: str | None,
 ) -> Engine:
     if kind == "vllm":
         from s2d_core.rollouts.vllm_engine import VLLMEngine
@@ -61,6 +82,7 @@ def _local_engine(
             tensor_parallel=tensor_parallel,
             gpu_memory_utilization=gpu_memory_utilization,
             shares_device=shares_device,
+            weight_transfer=weight_transfer,
         )
     import torch
     from transformers import AutoModelForCausalLM

@@ -10,6 +10,7 @@ from typing import Any
 
 from s2d_core.errors import RolloutError
 from s2d_core.rollouts.actor import RolloutActor, to_shared
+from s2d_core.rollouts.transfer import Transfer
 from s2d_core.rollouts.types import Engine, NamedWeights, Request, Rollout, Sampling
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,8 @@ class Fleet:
 
     timeout_s: a generation must answer within it, and an engine must have started. sync_timeout_s: the limit of a
     weight update, once started. max_restarts: how many dead actors are replaced over the fleet's life. cpus, gpus,
-    resources (Ray's custom ones): what each actor reserves.
+    resources (Ray's custom ones): what each actor reserves. transfer: how weights reach the actors' devices; None:
+    through shared memory.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Fleet:
         cpus: float = 1.0,
         gpus: float = 0.0,
         resources: dict[str, float] | None = None,
+        transfer: Transfer | None = None,
     ) -> None:
         import ray
 
@@ -47,55 +50,67 @@ class Fleet:
         self._actor_class = ray.remote(RolloutActor).options(
             num_cpus=cpus, num_gpus=gpus, resources=resources, max_restarts=0, max_task_retries=0
         )
+        self._transfer = transfer
         self._weights: Any = None  # reference to the newest weights in Ray's object store
+        # Actors that have the newest weights where only devices hold them; None: nothing was transferred.
+        self._holders: set[int] | None = None
         self._started: list[Any] = [None] * workers  # references that are ready once an actor's engine is made
         self._actors: list[Any] = [None] * workers
         for worker in range(workers):
             self._start(worker)
 
     def generate(self, requests: list[Request], sampling: Sampling) -> list[list[Rollout]]:
-        """Every ``workers``-th request to each actor; what a dead actor held goes to its replacement.
+        """Every ``workers``-th request to each actor; what a dead actor held goes to its replacement, or to the
+        others where that lacks the weights.
 
         Raises RolloutError naming the worker that did not answer in time, or that died once too often.
         """
-        count = len(self._actors)
         results: list[list[Rollout]] = [[] for _ in requests]
-        shares = {w: list(range(w, len(requests), count)) for w in range(count) if w < len(requests)}
         deadline = time.monotonic() + self._timeout_s
+        pending: dict[Any, tuple[int, list[int]]] = {}  # worker, its share of the requests
 
-        def issue(worker: int) -> Any:
-            return self._actors[worker].generate.remote([requests[i] for i in shares[worker]], sampling)
+        def issue(indices: list[int], workers: list[int]) -> None:
+            for place, worker in enumerate(workers[: len(indices)]):
+                share = indices[place :: len(workers)]
+                pending[self._actors[worker].generate.remote([requests[i] for i in share], sampling)] = worker, share
 
-        pending = {issue(worker): worker for worker in shares}
+        issue(list(range(len(requests))), self._able())
         while pending:
             left = deadline - time.monotonic()
             ready, _ = self._ray.wait(list(pending), num_returns=1, timeout=max(0.0, left))
             if not ready:
-                names = ", ".join(self._name(worker) for worker in sorted(pending.values()))
+                names = ", ".join(self._name(worker) for worker in sorted({worker for worker, _ in pending.values()}))
                 raise RolloutError(
                     f"{names}: no rollouts within rollouts.timeout_s = {self._timeout_s:g} s; raise it, or lower "
                     "the sampling's max_tokens"
                 )
-            worker = pending.pop(ready[0])
+            worker, share = pending.pop(ready[0])
             try:
                 groups = self._ray.get(ready[0])
             except self._deaths as error:
-                self._replace(worker, error, deadline)
-                pending[issue(worker)] = worker
+                issue(share, self._heirs(worker, error, deadline))
                 continue
-            for index, group in zip(shares[worker], groups, strict=True):
+            for index, group in zip(share, groups, strict=True):
                 results[index] = group
         return results
 
     def load_weights(self, weights: NamedWeights) -> None:
-        """Put the weights in shared memory once and have every actor load them.
+        """Put the weights in shared memory once and have every actor load them, or transfer them to the devices.
 
-        Raises RolloutError naming the worker that does not answer within ``sync_timeout_s``.
+        Raises RolloutError naming the worker that does not answer within ``sync_timeout_s``, or that dies during a
+        transfer.
         """
-        self._weights = self._ray.put(to_shared(weights))
+        if self._transfer is None:
+            self._weights = self._ray.put(to_shared(weights))
+        else:  # asked anew, for a transfer to an actor that died since the last one cannot be mended
+            self._started = [actor.pid.remote() for actor in self._actors]
         deadline = time.monotonic() + self._timeout_s
         for worker in range(len(self._actors)):
             self._wait_for_start(worker, deadline)
+        if self._transfer is not None:
+            self._transfer.send(self._actors, weights, self._sync_timeout_s)
+            self._holders = set(range(len(self._actors)))
+            return
         pending = {actor.load_weights.remote(self._weights): worker for worker, actor in enumerate(self._actors)}
         deadline = time.monotonic() + self._sync_timeout_s
         for reference, worker in pending.items():
@@ -109,10 +124,29 @@ class Fleet:
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors = []
+        if self._transfer is not None:
+            self._transfer.close()
 
     def pids(self) -> list[int]:
         """Process ids of the actors, in order."""
         return self._ray.get([actor.pid.remote() for actor in self._actors])
+
+    def _able(self) -> list[int]:
+        """Workers that sample from the newest weights."""
+        return list(range(len(self._actors))) if self._holders is None else sorted(self._holders)
+
+    def _heirs(self, worker: int, error: Exception, deadline: float) -> list[int]:
+        """Who takes over from a dead actor: its replacement. Where nothing is left of the weights but what the other
+        actors have, those; the replacement gets the next weights."""
+        if self._holders is None:
+            self._replace(worker, error, deadline)
+            return [worker]
+        if worker in self._holders:  # what it had taken over already ends in another error
+            self._holders.remove(worker)
+            self._restart(worker, error)
+        if not self._holders:
+            raise RolloutError(f"{self._name(worker)} died, and no other is left that has the weights") from error
+        return self._able()
 
     def _start(self, worker: int) -> None:
         self._actors[worker] = self._actor_class.remote(self._factory)
@@ -143,7 +177,15 @@ class Fleet:
             self._replace(worker, error, time.monotonic() + self._timeout_s)
 
     def _replace(self, worker: int, error: Exception, deadline: float) -> None:
-        """Put an actor with the current weights in the dead one's place."""
+        """Put an actor with the current weights in the dead one's place, if they can be had."""
+        self._restart(worker, error)
+        self._wait_for_start(worker, deadline)
+        if self._weights is not None:
+            reference = self._actors[worker].load_weights.remote(self._weights)
+            self._synced(worker, reference, time.monotonic() + self._sync_timeout_s)
+
+    def _restart(self, worker: int, error: Exception) -> None:
+        """Put a new actor in the dead one's place."""
         reason = str(error).strip().splitlines()[-1]
         if getattr(error, "actor_init_failed", False):  # so would every other
             raise RolloutError(f"{self._name(worker)}: its engine cannot be made: {reason}") from error
@@ -153,10 +195,6 @@ class Fleet:
         logger.warning("%s died; replaced, %d restarts left: %s", self._name(worker), self._restarts_left, reason)
         self._ray.kill(self._actors[worker])  # unreachable is not yet ended, and its resources are needed
         self._start(worker)
-        self._wait_for_start(worker, deadline)
-        if self._weights is not None:
-            reference = self._actors[worker].load_weights.remote(self._weights)
-            self._synced(worker, reference, time.monotonic() + self._sync_timeout_s)
 
     def _name(self, worker: int) -> str:
         return f"rollout worker {worker}"

@@ -24,6 +24,12 @@ ENVIRONMENT = {
 SEEDS = 2**31
 
 
+def set_environment() -> None:
+    """Before vLLM is imported; what is set already stays."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 class VLLMEngine:
     """One vLLM instance. Completions include EOS; log-probabilities are of the distribution sampled from."""
 
@@ -38,13 +44,14 @@ class VLLMEngine:
         tensor_parallel: int = 1,
         gpu_memory_utilization: float = 0.9,
         shares_device: bool = False,
+        weight_transfer: str | None = None,
     ) -> None:
         """``max_length``: prompt and completion tokens of the longest sequence. ``tensor_parallel``: processes, each on
         a device of its own, that hold the model together. ``gpu_memory_utilization``: share of each GPU's memory that
         the engine takes; without GPUs ``ENVIRONMENT`` says how much. ``shares_device``: with a trainer in this process,
-        to which ``sleep`` leaves the memory; one such engine at a time."""
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        to which ``sleep`` leaves the memory; one such engine at a time. ``weight_transfer``: the one of vLLM's
+        weight-transfer engines that ``transfer`` makes calls to."""
+        set_environment()
         from vllm import LLM
 
         gpu: dict[str, Any] = {}
@@ -68,6 +75,7 @@ class VLLMEngine:
             tensor_parallel_size=tensor_parallel,
             # Inside a Ray actor vLLM would look for a placement group; the actor has its devices already.
             distributed_executor_backend="mp" if tensor_parallel > 1 else None,
+            weight_transfer_config={"backend": weight_transfer} if weight_transfer else None,
             **gpu,
         )
         self.eos_token_id = eos_token_id
@@ -159,7 +167,7 @@ class VLLMEngine:
 
         Wakes a sleeping engine; the KV cache last, when the weights' own buffers are free again.
         """
-        handed = self._with_head(weights)
+        handed = with_head(weights, self._tied)
         if self._spread:  # to other processes
             handed = iter([(name, value.cpu()) for name, value in handed])
         asleep = self._llm.llm_engine.is_sleeping()
@@ -170,13 +178,11 @@ class VLLMEngine:
         if asleep:
             self._llm.wake_up(["kv_cache"])
 
-    def _with_head(self, weights: NamedWeights) -> Iterator[tuple[str, Tensor]]:
-        """Each tensor where it is and as it comes: no copy of the whole model is made on the way."""
-        for name, value in weights:
-            yield name, value.detach()
-            if self._tied and name == "model.embed_tokens.weight":
-                # The CPU backend keeps a repacked head of its own, which a tied model's parameters do not name.
-                yield "lm_head.weight", value.detach()
+    def transfer(self, call: str, *info: dict[str, Any]) -> None:
+        """A call to vLLM's weight-transfer engine in each process; ``rollouts/transfer.py`` decides which and when."""
+        self._llm.collective_rpc(call, args=info)
+        if call == "finish_weight_update":
+            self._llm.reset_prefix_cache()
 
     def sleep(self) -> None:
         """See ``Engine.sleep``. Level 2 of vLLM: what is loaded next need not be kept in the host's memory."""
@@ -192,6 +198,15 @@ class VLLMEngine:
         logprobs = [step[token].logprob for step, token in zip(completion.logprobs, ids, strict=True)]
         reason = "stop" if ids and ids[-1] == self.eos_token_id else "length"
         return Rollout(request.problem_id, request.prompt_ids, ids, logprobs, reason)  # type: ignore[arg-type]
+
+
+def with_head(weights: NamedWeights, tied: bool) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor where it is and as it comes: no copy of the whole model is made on the way."""
+    for name, value in weights:
+        yield name, value.detach()
+        if tied and name == "model.embed_tokens.weight":
+            # The CPU backend keeps a repacked head of its own, which a tied model's parameters do not name.
+            yield "lm_head.weight", value.detach()
 
 
 def _spread(seed: int) -> int:

@@ -101,7 +101,12 @@ class SharedEngine:
                 pass
 
         def load() -> list[None]:
-            self._engine.load_weights(weights)
+            taken = iter(weights)
+            try:
+                self._engine.load_weights(taken)
+            finally:
+                for _ in taken:  # an engine that fails on the way leaves some, and the others are gathering them
+                    pass
             return [None] * parallel.world_size()
 
         self._from_first(load)

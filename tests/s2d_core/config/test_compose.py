@@ -79,6 +79,20 @@ def test_an_override_reaches_into_lists():
         ("resources.opd.rollouts.gpus_per_worker=1", ["resources.opd.rollouts", "workers = 0", "raise workers"]),
         ("training={workers: 2, gpus_per_worker: 0.5}", ["gpus_per_worker = 0.5", "workers = 2", "whole GPUs"]),
         ("training.gpus_per_worker=1.5", ["gpus_per_worker = 1.5", "a share of one GPU, or a whole number"]),
+        ("rollouts.weight_transfer=nvlink", ["rollouts.weight_transfer = 'nvlink'", "host", "nccl", "ipc"]),
+        ("rollouts.weight_transfer=nccl", ["weight_transfer = nccl", "engine=vllm and workers", "host"]),
+        (
+            "rollouts={engine: vllm, workers: 2, gpus_per_worker: 0.5, weight_transfer: nccl}",
+            ["weight_transfer = nccl with gpus_per_worker = 0.5", "a GPU of its own"],
+        ),
+        (
+            "rollouts={engine: vllm, workers: 2, gpus_per_worker: 1, weight_transfer: nccl}",
+            ["training.gpus_per_worker = 0 with rollouts.weight_transfer = 'nccl'", "rollouts.weight_transfer=host"],
+        ),
+        (
+            "rollouts={engine: vllm, workers: 1, gpus_per_worker: 1, weight_transfer: ipc}",
+            ["weight_transfer = ipc with workers = 1 and gpus_per_worker = 1", "its share, or use nccl"],
+        ),
         ("training.resources_per_worker={GPU: 1}", ["training.resources_per_worker", "gpus_per_worker instead"]),
     ],
 )
@@ -87,6 +101,19 @@ def test_a_wrong_setting_gets_one_error_that_names_key_value_and_what_is_allowed
         load_config("small_world", [override])
     for part in named:
         assert part in str(caught.value)
+
+
+def test_weights_go_from_gpu_to_gpu_where_trainer_and_engines_have_some_and_within_one_that_they_share():
+    engines = "rollouts={engine: vllm, workers: 2, gpus_per_worker: 1, weight_transfer: nccl}"
+    assert load_config("small_world", [engines, "training={workers: 2, gpus_per_worker: 1}"])
+    with pytest.raises(ConfigError, match=r"resources\.opd\.training\.gpus_per_worker = 0 with .*nccl"):
+        load_config("small_world", [engines, "training.gpus_per_worker=1", "resources.opd.training.gpus_per_worker=0"])
+
+    engine = "rollouts={engine: vllm, workers: 1, gpus_per_worker: 0.4, weight_transfer: ipc}"
+    assert load_config("small_world", [engine, "training.gpus_per_worker=0.6"])
+    for training in ("{gpus_per_worker: 1}", "{workers: 2, gpus_per_worker: 1}"):
+        with pytest.raises(ConfigError, match=r"training\.workers = \d and gpus_per_worker = 1 beside 0\.4 .*sum to 1"):
+            load_config("small_world", [engine, f"training={training}"])
 
 
 def test_an_unknown_recipe_is_refused_with_the_list_of_known_ones():

@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -32,6 +33,24 @@ def engine(root, **config):
     return make_engine(root / "model", RolloutsConfig(**config), eos_token_id=2, dtype="float32", max_length=64)
 
 
+class Refusing:
+    """Takes one of the weights and fails."""
+
+    def load_weights(self, weights):
+        next(iter(weights))
+        raise RolloutError("no room")
+
+    def close(self):
+        pass
+
+
+def gathered():
+    """Weights as sharded ones come: each when all ranks take it."""
+    for name, value in sharpened(1):
+        parallel.barrier()
+        yield name, value
+
+
 def what_two_do(root) -> None:
     """Leaves what each rank was given in ``root``."""
     shared = SharedEngine(partial(engine, root, workers=2, max_restarts=1, cpus_per_worker=0.5))
@@ -57,6 +76,9 @@ def what_two_do(root) -> None:
     with pytest.raises(RolloutError) as error:
         ask("too many deaths", REQUESTS)
     given["error"] = str(error.value)
+    with closing(SharedEngine(Refusing)) as refusing, pytest.raises(RolloutError) as error:
+        refusing.load_weights(gathered())
+    given["refused"] = str(error.value)
     (root / f"{parallel.rank()}.pickle").write_bytes(pickle.dumps(given))
     shared.close()
 
@@ -135,3 +157,7 @@ def test_a_rollout_worker_that_is_killed_changes_no_rank_s_rollouts(given, alone
 def test_what_goes_wrong_on_rank_0_is_raised_on_every_rank(given):
     assert given[0]["error"] == given[1]["error"]
     assert "rollout worker 1 died and rollouts.max_restarts are used up" in given[0]["error"]
+
+
+def test_weights_that_an_engine_does_not_take_are_gathered_to_their_end(given):
+    assert given[0]["refused"] == given[1]["refused"] == "no room"
