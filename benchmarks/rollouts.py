@@ -53,6 +53,11 @@ def main() -> None:
         "arguments": {name: value for name, value in vars(arguments).items() if name != "output"},
         "placements": placements,
     }
+    if any(arguments.workers):
+        import ray
+
+        # A cluster of its own, whatever head runs on the machine.
+        ray.init(address="local", num_cpus=max(arguments.workers), include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         model = random_model(arguments)
         model.save_pretrained(folder)
