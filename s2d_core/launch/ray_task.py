@@ -20,7 +20,7 @@ class RayTask:
         import ray
 
         training = TrainingConfig(**spec.execution["training"])
-        drives = training.workers > 1
+        drives = self._drives = training.workers > 1
         gpus = 0 if drives else training.gpus_per_worker
         remote = ray.remote(
             num_cpus=0 if drives else training.cpus_per_worker,
@@ -54,6 +54,10 @@ class RayTask:
 
         if not self.wait(0):  # Ray aborts the whole process when told to cancel a task that has just failed
             ray.cancel(self._reference, force=True)
+            if self._drives:
+                from s2d_core.training.ray_train import release
+
+                release(Store(self.spec.execution["store"]).dir(self.spec))
 
 
 def _run(spec: StageSpec) -> StageResult:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from s2d_core.store import Store, write_json
 from s2d_core.training import parallel
 
 ERROR = "error.json"
-CLEANER_STOP_S = 0.5
+RESERVED = "placement_group"  # file that names what the run's workers hold of the cluster
 # Ray would go on from what it finds here; what is done is for the stage's own checkpoints to say.
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -38,7 +39,8 @@ def fit(spec: StageSpec, here: bool = False) -> StageResult:
         (directory / leftover).unlink(missing_ok=True)
     training = TrainingConfig(**spec.execution["training"])
     gpu = training.gpus_per_worker > 0
-    trainer = _trainer_class()(
+    release(directory)
+    trainer = _trainer_class(directory)(
         _worker,
         train_loop_config={"spec": spec.model_dump(mode="json")},
         # What is offloaded is gathered and summed on the host.
@@ -59,6 +61,8 @@ def fit(spec: StageSpec, here: bool = False) -> StageResult:
         trainer.fit()
     except Exception as error:
         raise _explain(spec, directory, error) from error
+    finally:
+        release(directory)
     result = store.result(spec)
     if (directory / ERROR).exists():
         raise _recorded(directory)
@@ -67,19 +71,36 @@ def fit(spec: StageSpec, here: bool = False) -> StageResult:
     return result
 
 
-def _trainer_class() -> type[Any]:
-    """Ray's TorchTrainer, without the 12 s that the end of each run waits for a helper actor to leave."""
-    from ray.train.torch import TorchTrainer
+def release(directory: Path) -> None:
+    """Give back what the stage's workers still hold of the cluster: the end of their driver alone does not."""
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    class QuickTrainer(TorchTrainer):
+    with suppress(FileNotFoundError):
+        held = (directory / RESERVED).read_text()
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(held)))
+        (directory / RESERVED).unlink()
+
+
+def _trainer_class(directory: Path) -> type[Any]:
+    """Ray's TorchTrainer, without the helper that watches over its controller: it takes a late answer of a busy
+    cluster for the controller's end, and then ends the workers. ``release`` does what it is there for."""
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+    class Reservation(WorkerGroupCallback):
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            held = worker_group.get_worker_group_state().placement_group_handle.placement_group
+            (directory / RESERVED).write_text(held.id.hex())
+
+    class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # its stubs lack it
-            for callback in callbacks:
-                if hasattr(callback, "_stop_timeout"):  # PlacementGroupCleanerCallback
-                    callback._stop_timeout = CLEANER_STOP_S
-            return callbacks
+            kept = [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
+            return [*kept, Reservation()]
 
-    return QuickTrainer
+    return Trainer
 
 
 def _worker(config: dict[str, Any]) -> None:

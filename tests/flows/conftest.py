@@ -1,13 +1,12 @@
 """One worker a session, and the flow ``sparse_to_dense`` as a deployment that it serves."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import Served
+from served import Served, outside
 
 ROOT = Path(__file__).parents[2]
 POOL = "served"
@@ -21,7 +20,7 @@ def served(prefect_server: None) -> Iterator[Served]:
 
     from flows.sparse_to_dense import sparse_to_dense
 
-    environment = os.environ | {
+    environment = outside() | {
         "PREFECT_API_URL": str(get_current_settings().api.url),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # how long a driver looks for a head that is gone

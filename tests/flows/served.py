@@ -1,5 +1,6 @@
 """A deployment served by a real worker, as tests use it: trigger runs, cancel them, read what became of them."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,12 @@ import psutil
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
+
+
+def outside() -> dict[str, str]:
+    """The environment without what a cluster that a test has started in this process leaves there: a head or a driver
+    that has it takes 127.0.0.1 for an address, and one that has not takes it for the machine's own."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
 
 
 def eventually(condition: Callable[[], Any], seconds: float, what: str) -> float:

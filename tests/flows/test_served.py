@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from served import Served, eventually
+from served import Served, eventually, outside
 
 from deployments.settings import free_port
 from tests.ports import answers
@@ -40,7 +40,8 @@ class Head:
         return f"http://127.0.0.1:{self.dashboard_port}"
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(self.command, env=outside(), **quiet)  # type: ignore[call-overload]
         for port in (self.port, self.dashboard_port, self.agent_port):
             eventually(lambda port=port: answers(port), 240, "the Ray head answers")  # type: ignore[misc]
 

@@ -22,8 +22,9 @@ pytestmark = pytest.mark.slow
 STEPS = 400
 
 
-def configured(root: Path, mode: str, steps: int = STEPS) -> Config:
+def configured(root: Path, mode: str, steps: int = STEPS, workers: int = 1) -> Config:
     overrides = [f"stages.pretrain_student.steps={steps}", "training.checkpoint_every=20", "launch.cpus=2"]
+    overrides.append(f"training.workers={workers}")
     return load_config("smoke", [f"store={root}", f"launch.mode={mode}", *overrides])
 
 
@@ -88,6 +89,23 @@ def test_a_cancelled_stage_frees_its_workers_within_15_seconds(tmp_path: Path) -
         assert handle.wait(1.0)
         with pytest.raises(StageError, match="pretrain_student"):
             handle.result()
+    finally:
+        disconnect()
+
+
+def test_a_cancelled_stage_of_two_workers_gives_back_all_that_it_held(tmp_path: Path) -> None:
+    config = configured(tmp_path, "ray", steps=100_000, workers=2)
+    connect(config)
+    import ray
+
+    try:
+        handle = in_the_middle(pretraining(config), config)
+        assert ray.available_resources().get("CPU", 0) == 0
+        began = time.monotonic()
+        handle.cancel()
+        while ray.available_resources().get("CPU", 0) < 2:
+            assert time.monotonic() - began < 15
+            time.sleep(0.2)
     finally:
         disconnect()
 
