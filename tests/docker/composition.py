@@ -6,6 +6,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ class Composition:
     secrets: dict[str, str]
     postgres: bool = True
     ports: dict[str, str] = field(default_factory=lambda: {port: free_port() for port in PORTS})
+    # Short: paths of sockets have a limit.
+    ray: str = field(default_factory=lambda: tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,7 +85,10 @@ class Composition:
 
     def command(self, service: str) -> list[str]:
         words = [self.here(word) for word in services()[service]["command"]]
-        return [*words, f"--node-ip-address={RAY_NODE}"] if words[0] == "ray" else words
+        if words[0] != "ray":
+            return words
+        own = [f"--temp-dir={self.ray}"] if "--head" in words else []  # jobs go to the cluster last started with it
+        return [*words, f"--node-ip-address={RAY_NODE}", *own]
 
     def start(self, service: str, command: list[str] | None = None, user: str | None = None) -> None:
         words = self._through_env(service, command or self.command(service))

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Head:
         self.command += [f"--port={self.port}", f"--dashboard-port={self.dashboard_port}", "--include-dashboard=true"]
         self.command += [f"--dashboard-agent-listen-port={self.agent_port}", f"--ray-client-server-port={client}"]
         self.command += ["--node-ip-address=127.0.0.1", "--object-store-memory=104857600", "--disable-usage-stats"]
+        # Ray sends a head's jobs to the cluster that was started last with its folder.
+        self.command.append(f"--temp-dir={tempfile.mkdtemp(prefix='ray-', dir='/tmp')}")
 
     @property
     def address(self) -> str:

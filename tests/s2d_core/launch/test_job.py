@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,8 @@ def head() -> Iterator[str]:
     # Ray's default for these two are fixed ports; a head that does not get its agent's takes no jobs, and says nothing.
     command += [f"--dashboard-agent-listen-port={agent_port}", f"--ray-client-server-port={free_port()}"]
     command += ["--include-dashboard=true", "--object-store-memory=104857600", "--disable-usage-stats"]
+    # Ray sends a head's jobs to the cluster that was started last with its folder.
+    command.append(f"--temp-dir={tempfile.mkdtemp(prefix='ray-', dir='/tmp')}")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     try:
