@@ -55,9 +55,7 @@ class Slots:
 
     def _next(self) -> tuple[float, str] | None:
         """The waiting stage whose turn it is; None while all must wait."""
-        fitting = (
-            entry for entry, needs in sorted(self._waiting.items(), key=lambda item: item[0]) if self._fits(needs)
-        )
+        fitting = (entry for entry in sorted(self._waiting) if self._fits(self._waiting[entry]))
         return next(fitting, None) if self._free > 0 else None
 
     def _fits(self, needs: Mapping[str, float]) -> bool:

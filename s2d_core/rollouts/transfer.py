@@ -88,11 +88,13 @@ class Transfer:
     """Sends weights to the actors of one fleet.
 
     open_engine: (client, source) → vLLM's engine on this side, connected to the client's actors. tied: whether the
-    model's head is its embedding. ranks_each: processes of each actor's engine.
+    model's head is its embedding. ranks_each: processes of each actor's engine. part: bytes sent at once.
     """
 
-    def __init__(self, open_engine: Callable[[Any, Any], Any], *, tied: bool, ranks_each: int = 1) -> None:
-        self._open_engine, self._tied, self._ranks_each = open_engine, tied, ranks_each
+    def __init__(
+        self, open_engine: Callable[[Any, Any], Any], *, tied: bool, ranks_each: int = 1, part: int = PART
+    ) -> None:
+        self._open_engine, self._tied, self._ranks_each, self._part = open_engine, tied, ranks_each, part
         self._actors: list[Any] = []  # that the engine is connected to
         self._client: Any = None
         self._source: Any = None
@@ -108,7 +110,7 @@ class Transfer:
             if self._actors != list(actors):
                 self._connect(list(actors), timeout_s)
             self._client.call("start_weight_update")
-            for part in parts(with_head(weights, self._tied), PART):
+            for part in parts(with_head(weights, self._tied), self._part):
                 self._send(part)
             self._client.call("finish_weight_update")
         except BaseException:
@@ -132,7 +134,7 @@ class Transfer:
     def _send(self, part: Part) -> None:
         self._source.part = [(name, value.to(_device())) for name, value in part]  # trained on the host, perhaps
         # What IPC shares must have room for a single tensor that is larger; NCCL sends a part at once in any case.
-        self._engine.packed_buffer_size_bytes = max(PART, sum(value.nbytes for _, value in part))
+        self._engine.packed_buffer_size_bytes = max(self._part, sum(value.nbytes for _, value in part))
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()  # vLLM reads the tensors in streams of its own
         self._watched(self._engine.send_weights)

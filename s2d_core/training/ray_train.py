@@ -83,8 +83,8 @@ def release(directory: Path) -> None:
 
 
 def _trainer_class(directory: Path) -> type[Any]:
-    """Ray's TorchTrainer, without the helper that watches over its controller: it takes a late answer of a busy
-    cluster for the controller's end, and then ends the workers. ``release`` does what it is there for."""
+    """Ray's TorchTrainer, without the helper that watches over its controller: it takes any answer that does not know
+    the controller for the controller's end, and then ends the workers. ``release`` does what it is there for."""
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2._internal.execution.callback import WorkerGroupCallback

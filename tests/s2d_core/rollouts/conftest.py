@@ -1,7 +1,26 @@
-"""A model folder that engines in other processes can load."""
+"""A cluster for engines in processes of their own, and a model folder that they can load."""
+
+from pathlib import Path
 
 import pytest
 from tiny_models import EOS, OTHER_STOPS, tiny_model
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    import ray
+
+    here = str(Path(__file__).parent)
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=100 << 20,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}},
+    )
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

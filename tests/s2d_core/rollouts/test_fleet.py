@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from s2d_core.rollouts.fleet import Fleet
 from s2d_core.rollouts.torch_engine import TorchEngine
 from s2d_core.rollouts.types import Sampling
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 LIMITS = {"timeout_s": 60.0, "sync_timeout_s": 60.0, "max_restarts": 2, "cpus": 0.0}
 SAMPLING = Sampling(max_tokens=10, n=2)
 
@@ -38,23 +37,6 @@ class Slow:
 
     def close(self):
         self.engine.close()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    import ray
-
-    here = str(Path(__file__).parent)
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=100 << 20,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}},
-    )
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,40 +13,17 @@ from tiny_models import EOS, exact_logprobs, make_requests, tiny_model
 from transfers import Noting, Receiving, in_calls, over_a_store, vllm_engine, waiting_without_end
 
 from s2d_core.errors import RolloutError
-from s2d_core.rollouts import transfer
 from s2d_core.rollouts.actor import RolloutActor
 from s2d_core.rollouts.fleet import Fleet
 from s2d_core.rollouts.torch_engine import TorchEngine
 from s2d_core.rollouts.transfer import ActorsClient, Transfer, parts
 from s2d_core.rollouts.types import Request, Sampling
 
-pytestmark = [pytest.mark.slow, pytest.mark.vllm]
+pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.usefixtures("cluster")]
 LIMITS = {"timeout_s": 300.0, "sync_timeout_s": 60.0, "max_restarts": 2, "cpus": 0.0}
 SAMPLING = Sampling(max_tokens=10, n=2)
 # Long enough for vLLM's prefix cache, one for each of two workers.
 LONG = [Request(f"long{worker}", tuple(3 + index % 20 for index in range(150)), worker) for worker in range(2)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    import ray
-
-    here = str(Path(__file__).parent)
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=100 << 20,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}},
-    )
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    monkeypatch.setattr(transfer, "PART", 20_000)
 
 
 @pytest.fixture
@@ -55,7 +31,9 @@ def fleet_of():
     made = []
 
     def make(factory=Receiving, workers=2, open_engine=in_calls, **limits):
-        made.append(Fleet(factory, workers, transfer=Transfer(open_engine, tied=True), **(LIMITS | limits)))
+        made.append(
+            Fleet(factory, workers, transfer=Transfer(open_engine, tied=True, part=20_000), **(LIMITS | limits))
+        )
         return made[-1]
 
     yield make

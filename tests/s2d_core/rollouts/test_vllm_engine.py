@@ -95,15 +95,13 @@ def test_new_weights_are_used_at_once_and_no_cached_prefix_survives_them(engine)
 
 
 @pytest.mark.parametrize("budget", [9, 1000])
-def test_a_budget_cuts_a_group_where_it_would_cut_what_is_sampled_without_one_and_saves_the_steps(
-    engine, monkeypatch, budget
-):
+def test_a_budget_cuts_a_group_where_it_would_cut_what_is_sampled_without_one_and_saves_the_steps(engine, budget):
     requests, sampling = make_requests(12), Sampling(max_tokens=30, n=4)
     whole = engine.generate(requests, sampling)
-    core, steps = engine._llm.llm_engine, []
-    step = core.step
-    monkeypatch.setattr(core, "step", lambda: steps.append(1) or step())
+    steps = []
+    (hook,) = engine._llm.apply_model(lambda model: model.register_forward_pre_hook(lambda *_: steps.append(1)))
     groups = engine.generate(requests, replace(sampling, group_tokens=budget))
+    hook.remove()
     for group, uncut in zip(groups, whole, strict=True):
         wanted = cut(uncut, budget)
         assert [(r.completion_ids, r.finish_reason) for r in group] == [
